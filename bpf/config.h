@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Which knobs does the agent turn before it loads the programs?
+ *
+ * Constants to the verifier: code behind a knob that is off is never translated. Defaults are those of the flags.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+/* UDP port of the overlay, host order. Linux, and flannel with it, uses 8472. */
+volatile const __u16 vxlan_port = 8472;
+/* VXLAN network identifier, 24 bits. flannel: 1. */
+volatile const __u32 vxlan_vni = 1;
+/* 1: drop violations of the overlay check. 0: count them as observed and go on. */
+volatile const __u8 spoof_enforce = 1;
+/* 1: remove the outer headers of allowed pod traffic in XDP. 0: leave that to the kernel's vxlan device. */
+volatile const __u8 decap_strip = 0;
+/* 1: drop what is addressed to our podCIDR where no pod is known. 0: pass and count it. */
+volatile const __u8 unknown_endpoint_drop = 0;
+/* Slot of this node in nodes. */
+volatile const __u32 host_node = 0;
+/* Bytes of the policy image minus 1; the size is a power of two. */
+volatile const __u32 image_mask = (16 << 20) - 1;
+/* A pod may own this many assured flows. */
+volatile const __u32 flows_per_pod = 262144 / 8;
+/* Shortest time between two events of the same counter on one CPU, ns. 0: every packet, for tests. */
+volatile const __u64 event_interval_ns = 100000000;

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What does policy say about this pair of identities and this port?
+ *
+ * The image is one array element of image_mask + 1 bytes (a power of two). It is immutable while a program can see it.
+ * All offsets count bytes from its start and are aligned to what they point at; masking them is what the verifier wants,
+ * not what makes them right: the compiler and the checksum do that. policy/image.go is the same layout in Go.
+ *
+ * The chain (recursive flow classification: Gupta and McKeown, SIGCOMM 1999):
+ *   identity                → image_identity {peer class, rows}
+ *   protocol, port          → image_protocol → u16 port class
+ *   row, port class         → u16 port class local to the row
+ *   row, peer class / 64    → block;   block, peer class % 64 → port set;   port set, local port class → cell
+ */
+#pragma once
+
+#include "config.h"
+#include "maps.h"
+
+#define IMAGE_MAGIC 0x52494557 /* "WEIR" */
+#define IMAGE_BLOCK 64
+
+/* Cells. Rule 0 is "no rule": the default of an isolated (deny) or not isolated (allow) pod. */
+#define CELL_ALLOW 0x8000
+#define CELL_AUDIT 0x4000 /* reserved: the audited plane differs */
+#define CELL_RULE 0x3fff
+
+struct image_header {
+	__u32 magic;
+	__u32 abi;
+	__u32 generation;
+	__u32 size;	  /* bytes in use, the header included */
+	__u32 identities; /* offset of image_identity[identity_count]; number 0 stands for every unknown one */
+	__u32 identity_count;
+	__u32 protocols; /* offset of image_protocol[256] */
+	__u32 classes;	 /* offset of the u16 port classes that image_protocol.base indexes */
+	__u32 rows;	 /* offset of image_row[row_count]; row 0 is "no policy selects it" and is never read */
+	__u32 row_count;
+	__u32 keys; /* offset and length of what only user space reads: the names of the numbers */
+	__u32 keys_len;
+	__u32 checksum; /* CRC-32C of bytes 0..size with this field 0 */
+	__u32 reserved[3];
+};
+_Static_assert(sizeof(struct image_header) == 64, "image_header is ABI");
+
+struct image_identity {
+	__u16 peer_class;
+	__u16 rows[DIRECTION_COUNT]; /* by enum direction; 0: not isolated, or no pod of this node has the identity */
+	__u16 reserved;
+};
+
+/* Port class of (protocol, port) = classes[base + (port & mask)]. ICMP: port is the type. Others: mask 0. */
+struct image_protocol {
+	__u32 base; /* index, not bytes */
+	__u32 mask;
+};
+
+struct image_row {
+	__u32 blocks; /* offset of u32[peer classes / 64]: offsets of blocks, which are u32[64]: offsets of port sets */
+	__u32 ports;  /* offset of u16[port classes]: port class → local port class. A port set is u16 cells by local class */
+};

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What do the programs and the agent share?
+ *
+ * Every map and every type that crosses the border between C and Go, once. Numbers in host byte order are integers, wire
+ * order is a byte array (bpf2go turns __be16 into a plain uint16). Structs have no holes. Sizes of maps marked "set at
+ * load" are placeholders here: the agent overwrites max_entries before it creates them.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+#include "reasons.h"
+
+#define ABI_VERSION 1
+#define MAX_RULES 16384
+#define MAX_ENDPOINTS 4096
+#define MAX_NODES 8192
+#define MAX_BACKENDS 15
+#define COUNTER_SLOTS (HOOK_COUNT * DIRECTION_COUNT * VERDICT_COUNT * REASON_COUNT)
+#define DEFAULT_IMAGE_BYTES (16 << 20)
+#define EVENT_BYTES 128
+
+/*
+ * An address entry: 8 bytes, read and written whole.
+ *   bits  0-23 identity    24-27 enum address_kind    28-31 ADDRESS_* flags
+ *   bits 32-47 slot of the endpoint (ADDRESS_LOCAL_POD) or of the owning node (the other kinds that have an owner)
+ *   bits 48-55 tenancy: counts the pods that have had this address, modulo 256
+ *   bits 56-61 prefix length    bit 63 the entry is no answer but a pointer: bits 0-31 are a block number
+ * Entry 0 is "nothing is known": world.
+ */
+enum address_kind {
+	ADDRESS_NONE,	     /* nobody's: outside, or a CIDR that a policy names */
+	ADDRESS_LOCAL_POD,   /* a pod of this node; slot is its endpoint */
+	ADDRESS_REMOTE_POD,  /* a pod of another node */
+	ADDRESS_NODE,	     /* an address of another node itself */
+	ADDRESS_HOST,	     /* an address of this node itself */
+	ADDRESS_LOCAL_CIDR,  /* our own podCIDR, where no pod is known */
+	ADDRESS_REMOTE_CIDR, /* another node's podCIDR, where no pod is known: identity unmanaged */
+};
+
+#define ADDRESS_UNDERLAY (1 << 0)  /* may be an outer address: a node's InternalIP, not its overlay addresses */
+#define ADDRESS_TUNNELLED (1 << 1) /* our routes reach it through the tunnel, so a plain packet from it is forged */
+
+#define ADDR4_ROOT 65536 /* entries of the first level, indexed by the upper 16 bits */
+#define ADDR4_BLOCK 256  /* entries of a block of the second and third level */
+
+/* Trie of IPv4 addresses, strides 16-8-8. Both arrays are mmap-able; the second is the pool of blocks, set at load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, ADDR4_ROOT);
+	__type(key, __u32);
+	__type(value, __u64);
+} addr4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024 * ADDR4_BLOCK);
+	__type(key, __u32);
+	__type(value, __u64);
+} addr4_blocks SEC(".maps");
+
+/* Prefixes for which the pool had no room; consulted only while state.cidr4_entries is not 0. The longer prefix wins. */
+struct cidr4_key {
+	__u32 prefix_len;
+	__u8 addr[4];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 20);
+	__type(key, struct cidr4_key);
+	__type(value, __u64);
+} cidr4 SEC(".maps");
+
+/* A local pod. Written while no address refers to its slot, except isolated_ns. */
+struct endpoint {
+	__u32 ifindex; /* host side of the pod's veth */
+	__u32 identity;
+	__u32 addr4;   /* host order; 0: none */
+	__u32 flags;
+	__u8 mac[6];	  /* the pod's */
+	__u8 host_mac[6]; /* of the host side */
+	__u8 pad[4];
+	__u8 addr6[16];
+	/* When isolation began, by direction, CLOCK_MONOTONIC ns; 0: with the pod itself. Each is one 8-byte store. */
+	__u64 isolated_ns[DIRECTION_COUNT];
+};
+_Static_assert(sizeof(struct endpoint) == 64, "endpoint is ABI");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_ENDPOINTS);
+	__type(key, __u32);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
+
+/* ifindex of a pod's host-side veth → endpoint slot: for packets whose addresses do not name the pod. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_ENDPOINTS * 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} interfaces SEC(".maps");
+
+#define NODE_MAC_KNOWN (1 << 0)	    /* vtep_mac is meaningful */
+#define NODE_OLD_MAC_KNOWN (1 << 1) /* old_vtep_mac still holds: the loader clears the flag when the grace period ends */
+
+/* A node, this one included. Bindings of addresses to nodes are in addr4: an entry's slot. */
+struct node {
+	__u32 flags;
+	__u32 predecessor; /* slot of the node that owned this one's addresses until a moment ago, plus 1; 0: none */
+	__u8 vtep_mac[6];
+	__u8 old_vtep_mac[6];
+	__u8 pad[4];
+};
+_Static_assert(sizeof(struct node) == 24, "node is ABI");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_NODES);
+	__type(key, __u32);
+	__type(value, struct node);
+} nodes SEC(".maps");
+
+/* A Service address → the distinct {identity, port} pairs of its ready endpoints. */
+struct service_key {
+	__u32 addr4;
+	__u16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+#define BACKEND_HOST (1 << 0) /* an address of this host: the packet passes no later hook after translation */
+
+struct backend {
+	__u32 identity;
+	__u16 port;
+	__u16 flags;
+};
+
+#define SERVICE_MANY (1 << 0)	/* more distinct backends than fit: judged after translation */
+#define SERVICE_TUNNEL (1 << 1) /* a backend is a node's tunnel port: no pod may reach it */
+
+struct service {
+	__u32 count; /* of backends */
+	__u32 flags;
+	struct backend backends[MAX_BACKENDS];
+};
+_Static_assert(sizeof(struct service) == 128, "service is ABI");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct service_key);
+	__type(value, struct service);
+} services SEC(".maps");
+
+/* The policy image (image.h): one slot, whose inner map is an array of one element. value_size is set at load. */
+struct image_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, DEFAULT_IMAGE_BYTES);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct image_map);
+} policy SEC(".maps");
+
+/* What every program reads besides its constants; each field is one aligned store of the agent's. */
+struct state {
+	__u32 addr_generation; /* moves whenever an address changes its identity */
+	__u32 cidr4_entries;   /* prefixes in cidr4 */
+	__u32 service_entries; /* addresses in services */
+	__u32 flow_filter;     /* which half of flow_filter is read: 0 or 1; the sweep rebuilds the other and flips it */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct state);
+} state SEC(".maps");
+
+/* A flow, in the direction in which it was admitted. ICMP echo: sport is the id, dport the type of the request (8). */
+struct flow_key {
+	__u32 saddr; /* host order, as are the ports */
+	__u32 daddr;
+	__u16 sport;
+	__u16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct flow_key) == 16, "flow_key is ABI");
+
+#define FLOW_FIN_FORWARD (1 << 0)
+#define FLOW_FIN_REPLY (1 << 1)
+#define FLOW_RST (1 << 2)
+#define FLOW_ASSURED (1 << 3)
+
+struct flow {
+	__u64 seen_ns; /* coarse; rewritten at most once a second */
+	__u32 image_generation;
+	__u32 addr_generation;
+	__u8 source_tenancy;
+	__u8 destination_tenancy;
+	__u16 owner; /* endpoint slot of the pod whose quota it counts against */
+	__u32 flags;
+};
+_Static_assert(sizeof(struct flow) == 24, "flow is ABI");
+
+/* Assured flows, and those whose other side has not answered yet. Sizes set at load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 262144);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows_new SEC(".maps");
+
+/*
+ * Says in one load that no flow hashes here, so that a denied segment costs no hash lookup. Two halves of
+ * FLOW_FILTER_WORDS words; inserts set their bit in both, the agent's sweep empties and refills the half that is not
+ * read and then flips state.flow_filter.
+ */
+#define FLOW_FILTER_WORDS 32768
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * FLOW_FILTER_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} flow_filter SEC(".maps");
+
+/* Assured flows by owning endpoint slot: counted up by the programs, recounted by the sweep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_ENDPOINTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} flow_counts SEC(".maps");
+
+/* Ports of a first fragment, for the later ones. */
+struct fragment_key {
+	__u32 saddr;
+	__u32 daddr;
+	__u16 id;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct fragment {
+	__u16 sport;
+	__u16 dport;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+	__u64 sampled_ns; /* when this CPU last sent an event for this slot */
+};
+
+/* Index: ((hook * DIRECTION_COUNT + direction) * VERDICT_COUNT + verdict) * REASON_COUNT + reason. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTER_SLOTS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+struct rule_hit {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Index: the rule number of a cell (image.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_RULES);
+	__type(key, __u32);
+	__type(value, struct rule_hit);
+} rule_hits SEC(".maps");
+
+/* A sampled verdict. Addresses and ports are those judged (of the inner packet, at underlay_rx), in host order. */
+struct event {
+	__u64 time_ns; /* CLOCK_MONOTONIC, coarse */
+	__u8 hook;
+	__u8 direction;
+	__u8 verdict;
+	__u8 reason;
+	__u16 rule;
+	__u16 captured; /* valid bytes of data */
+	__u32 generation;
+	__u32 ifindex;
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 saddr;
+	__u32 daddr;
+	__u16 sport;
+	__u16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+	__u32 length; /* of the whole packet */
+	__u32 pad2;
+	__u8 data[EVENT_BYTES];
+};
+_Static_assert(sizeof(struct event) == 184, "event is ABI");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} events SEC(".maps");

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+// Plan is the way from the present tables to those of a new model, in the order that keeps every packet's verdict either
+// its old or its new one: swap in Interim's image if there is one; then write Final's tables (addresses, endpoints, nodes,
+// services); then swap in Final's image if Swap.
+type Plan struct {
+	// Interim is the old policy compiled with the new numbers; nil if every identity that Final's addresses refer to is
+	// already defined in the live image.
+	Interim *Image
+	Final   *Compiled
+	// Swap is false if Final.Image is the image that is already live.
+	Swap bool
+}
