@@ -180,7 +180,7 @@ struct {
 } policy SEC(".maps");
 
 /* What every program reads besides its constants; each field is one aligned store of the agent's. */
-struct state {
+struct shared_state {
 	__u32 addr_generation; /* moves whenever an address changes its identity */
 	__u32 cidr4_entries;   /* prefixes in cidr4 */
 	__u32 service_entries; /* addresses in services */
@@ -192,7 +192,7 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct state);
+	__type(value, struct shared_state);
 } state SEC(".maps");
 
 /* A flow, in the direction in which it was admitted. ICMP echo: sport is the id, dport the type of the request (8). */

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpf is the contract between the programs and the agent: the maps that they share, the types in them, and the
+// enums of hooks, verdicts and reasons. The headers beside it are its source; maps_bpfel.go is generated from them.
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// ABI is the version of everything that outlives the agent: map shapes, image layout, enum numbers. Pins carry it, and
+// pins of another version are refused.
+const ABI = 1
+
+// Limits of the tables, as in maps.h; a test compares them.
+const (
+	MaxRules        = 16384
+	MaxEndpoints    = 4096
+	MaxNodes        = 8192
+	MaxBackends     = 15
+	CounterSlots    = uint32(HookCount) * uint32(DirectionCount) * uint32(VerdictCount) * uint32(ReasonCount)
+	FlowFilterWords = 32768 // of one half
+	Addr4Root       = 65536
+	Addr4Block      = 256
+	EventBytes      = 128
+)
+
+// Flags of address entries, nodes, Services, backends and flows, as in maps.h.
+const (
+	AddressUnderlay  = 1 << 0
+	AddressTunnelled = 1 << 1
+
+	NodeMACKnown    = 1 << 0
+	NodeOldMACKnown = 1 << 1
+
+	ServiceMany   = 1 << 0
+	ServiceTunnel = 1 << 1
+
+	BackendHost = 1 << 0
+
+	FlowFINForward = 1 << 0
+	FlowFINReply   = 1 << 1
+	FlowRST        = 1 << 2
+	FlowAssured    = 1 << 3
+)
+
+// Idle lifetimes of flows in seconds, as in flow.h.
+const (
+	FlowNewSeconds      = 60
+	FlowTCPSeconds      = 21600
+	FlowFINSeconds      = 120
+	FlowClosedSeconds   = 30
+	FlowRSTSeconds      = 10
+	FlowDatagramSeconds = 180
+	FlowICMPSeconds     = 30
+)
+
+// Types of the maps' keys and values; maps.h says what their fields mean.
+type (
+	AddressKind = mapsAddressKind
+	Backend     = mapsBackend
+	CIDR4Key    = mapsCidr4Key
+	Counter     = mapsCounter
+	Endpoint    = mapsEndpoint
+	Event       = mapsEvent
+	Flow        = mapsFlow
+	FlowKey     = mapsFlowKey
+	Fragment    = mapsFragment
+	FragmentKey = mapsFragmentKey
+	ImageHeader = mapsImageHeader
+	Node        = mapsNode
+	RuleHit     = mapsRuleHit
+	Service     = mapsService
+	ServiceKey  = mapsServiceKey
+	State       = mapsSharedState
+)
+
+// Knobs are the constants of config.h. They are set before the programs are loaded; changing one means loading anew and
+// replacing the links' programs.
+type Knobs struct {
+	VXLANPort           uint16
+	VNI                 uint32
+	SpoofEnforce        bool   // drop violations of the overlay check rather than count them
+	DecapStrip          bool   // remove outer headers in XDP
+	UnknownEndpointDrop bool   // drop what is addressed to our podCIDR where no pod is known
+	HostNode            uint32 // slot of this node
+	ImageBytes          uint32 // size of an inner policy map, a power of two
+	FlowsPerPod         uint32 // assured flows that one pod may own
+	EventIntervalNs     uint64 // between two events of one counter on one CPU; 0: every packet
+}
+
+// DefaultKnobs returns the defaults of config.h.
+func DefaultKnobs() Knobs {
+	return Knobs{
+		VXLANPort: 8472, VNI: 1, SpoofEnforce: true,
+		ImageBytes: 16 << 20, FlowsPerPod: 262144 / 8, EventIntervalNs: 100e6,
+	}
+}
+
+// Spec returns the maps that all programs share, none of them created.
+func Spec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadMaps()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded maps object: %w", err)
+	}
+	for name := range spec.Maps {
+		if name[0] == '.' { // sections of the C object, not tables
+			delete(spec.Maps, name)
+		}
+	}
+	return spec, nil
+}
+
+// Configure writes knobs into the constants of a program object.
+func (k Knobs) Configure(spec *ebpf.CollectionSpec) error {
+	if k.ImageBytes == 0 || k.ImageBytes&(k.ImageBytes-1) != 0 {
+		return fmt.Errorf("configure programs: image size %d is not a power of two", k.ImageBytes)
+	}
+	values := map[string]any{
+		"vxlan_port":            k.VXLANPort,
+		"vxlan_vni":             k.VNI,
+		"spoof_enforce":         flag(k.SpoofEnforce),
+		"decap_strip":           flag(k.DecapStrip),
+		"unknown_endpoint_drop": flag(k.UnknownEndpointDrop),
+		"host_node":             k.HostNode,
+		"image_mask":            k.ImageBytes - 1,
+		"flows_per_pod":         k.FlowsPerPod,
+		"event_interval_ns":     k.EventIntervalNs,
+	}
+	for name, value := range values {
+		variable, ok := spec.Variables[name]
+		if !ok {
+			continue // no program of this object reads it
+		}
+		if err := variable.Set(value); err != nil {
+			return fmt.Errorf("configure programs: set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func flag(on bool) uint8 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// Load configures spec, replaces its maps by those given, and loads its programs into objects, a pointer to a struct with
+// `ebpf` tags. spec's maps take the sizes of the given ones. A rejection carries the verifier's last lines; %+v on the
+// *ebpf.VerifierError inside prints all of them.
+func Load(spec *ebpf.CollectionSpec, knobs Knobs, maps map[string]*ebpf.Map, objects any) error {
+	if err := knobs.Configure(spec); err != nil {
+		return err
+	}
+	replacements := make(map[string]*ebpf.Map)
+	for name, m := range spec.Maps {
+		shared, ok := maps[name]
+		if !ok {
+			continue
+		}
+		m.MaxEntries = shared.MaxEntries()
+		if m.InnerMap != nil {
+			m.InnerMap.ValueSize = knobs.ImageBytes
+		}
+		replacements[name] = shared
+	}
+	err := spec.LoadAndAssign(objects, &ebpf.CollectionOptions{MapReplacements: replacements})
+	var rejected *ebpf.VerifierError
+	if errors.As(err, &rejected) {
+		return fmt.Errorf("load programs: %w", rejected)
+	}
+	if err != nil {
+		return fmt.Errorf("load programs: %w", err)
+	}
+	return nil
+}
