@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// PodSpec says what a pod is to be.
+type PodSpec struct {
+	Namespace string // default: default
+	Name      string
+	UID       string // default: made from the name
+	Addr      netip.Addr
+	Labels    map[string]string
+	Ports     []int // container ports, TCP
+	// Silent leaves out the pod's manifest: it runs, and policy has not heard of it.
+	Silent bool
+}
+
+// Pod is a running pod: a namespace behind a veth on its node's bridge.
+type Pod struct {
+	*Space
+	PodSpec
+	Node *Node
+	Veth string // the host side
+	lab  *Lab
+}
+
+// Key is "namespace/name".
+func (p *Pod) Key() string { return p.Namespace + "/" + p.PodSpec.Name }
+
+// AddPod starts a pod on a node. Its manifest is written before its interface exists.
+func (l *Lab) AddPod(n *Node, spec PodSpec) (*Pod, error) {
+	if spec.Namespace == "" {
+		spec.Namespace = "default"
+	}
+	if spec.UID == "" {
+		sum := sha256.Sum256([]byte(spec.Namespace + "/" + spec.Name))
+		spec.UID = fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
+	}
+	p := &Pod{PodSpec: spec, Node: n, lab: l}
+	sum := sha256.Sum256([]byte(spec.UID))
+	p.Veth = fmt.Sprintf("veth%x", sum[:4])
+	var err error
+	if p.Space, err = newSpace(fmt.Sprintf("%s-%s-%s", l.Name, spec.Namespace, spec.Name), func() error { return nil }); err != nil {
+		return nil, err
+	}
+	if !spec.Silent {
+		err = l.describePod(p)
+	}
+	if err == nil {
+		err = p.connect()
+	}
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("add pod %s: %w", p.Key(), err)
+	}
+	l.Pods = append(l.Pods, p)
+	return p, nil
+}
+
+func (p *Pod) connect() error {
+	settings := map[string]string{"net/ipv4/conf/default/arp_notify": "1"} // announces a reused address
+	if !p.lab.config.IPv6 {
+		settings["net/ipv6/conf/default/disable_ipv6"] = "1"
+	}
+	for name, value := range settings {
+		if err := p.Sysctl(name, value); err != nil {
+			return err
+		}
+	}
+	if err := p.Node.Do(func() error {
+		host := attrs(p.Veth)
+		host.MTU = mtu
+		veth := &netlink.Veth{LinkAttrs: host, PeerName: "eth0", PeerMTU: mtu, PeerNamespace: netlink.NsFd(p.file.Fd())}
+		if err := add(veth); err != nil {
+			return err
+		}
+		if err := enslave(p.Veth, "cni0"); err != nil {
+			return err
+		}
+		return netlink.LinkSetHairpin(veth, true)
+	}); err != nil {
+		return err
+	}
+	return p.Do(func() error {
+		if err := address("eth0", netip.PrefixFrom(p.Addr, 24)); err != nil {
+			return err
+		}
+		if err := up("eth0"); err != nil {
+			return err
+		}
+		gateway := p.Node.Gateway()
+		if err := netlink.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}); err != nil {
+			return fmt.Errorf("set default route: %w", err)
+		}
+		return nil
+	})
+}
+
+// RemovePod stops a pod: its manifest goes, then its interface. Sockets in it stay open and silent.
+func (l *Lab) RemovePod(p *Pod) error {
+	l.Pods = slices.DeleteFunc(l.Pods, func(other *Pod) bool { return other == p })
+	var errs []error
+	if !p.Silent {
+		errs = append(errs, l.Manifests.Remove(p.manifest()))
+	}
+	errs = append(errs, p.Node.Do(func() error {
+		link, err := netlink.LinkByName(p.Veth)
+		if err == nil {
+			err = netlink.LinkDel(link)
+		}
+		if err != nil {
+			return fmt.Errorf("remove pod %s: %w", p.Key(), err)
+		}
+		return nil
+	}))
+	p.close()
+	return errors.Join(errs...)
+}
