@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultBPFFS is where the BPF file system belongs.
+const DefaultBPFFS = "/sys/fs/bpf"
+
+// ErrLocked says that another agent uses the pin path.
+var ErrLocked = errors.New("another agent is using it")
+
+// PinLock holds a pin path for one agent.
+type PinLock struct{ dir *os.File }
+
+// LockPins makes the pin path, a directory of our own in a BPF file system, and holds it until Close. A BPF file system that
+// is missing is mounted at its default place, and nowhere else.
+func LockPins(path string) (*PinLock, error) {
+	path = filepath.Clean(path)
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("use pin path %s: it is not absolute", path)
+	}
+	parent := filepath.Dir(path)
+	if ok, err := isBPFFS(parent); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("use pin path %s: %w", path, err)
+	} else if !ok {
+		if parent != DefaultBPFFS && !strings.HasPrefix(parent, DefaultBPFFS+"/") {
+			return nil, fmt.Errorf("use pin path %s: %s is not in a BPF file system (mount -t bpf bpf DIR)", path, parent)
+		}
+		if err := unix.Mount("bpf", DefaultBPFFS, "bpf", 0, "mode=0700"); err != nil {
+			return nil, fmt.Errorf("mount BPF file system on %s: %w", DefaultBPFFS, err)
+		}
+	}
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return nil, fmt.Errorf("create pin path: %w", err)
+	}
+	for {
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("create pin path: %w", err)
+		}
+		l, again, err := lockDirectory(path)
+		if err != nil {
+			return nil, fmt.Errorf("use pin path %s: %w", path, err)
+		}
+		if !again {
+			return l, nil
+		}
+	}
+}
+
+// lockDirectory says "again" if a cleanup removed the directory between opening and locking it.
+func lockDirectory(path string) (l *PinLock, again bool, err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, true, nil
+	}
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+		return nil, false, errors.New("it is not a directory")
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	dir := os.NewFile(uintptr(fd), path)
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, false, err
+	}
+	var held, named unix.Stat_t
+	err = unix.Fstat(fd, &held)
+	if err == nil {
+		err = unix.Lstat(path, &named)
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT), err == nil && held.Ino != named.Ino:
+		dir.Close()
+		return nil, true, nil
+	case err == nil && held.Uid != uint32(os.Geteuid()):
+		err = fmt.Errorf("it belongs to user %d", held.Uid)
+	case err == nil && held.Mode&0o077 != 0:
+		err = fmt.Errorf("others may enter it (mode %#o, must be 0700)", held.Mode&0o777)
+	}
+	if err != nil {
+		dir.Close()
+		return nil, false, err
+	}
+	return &PinLock{dir}, false, nil
+}
+
+// Close lets go of the pin path.
+func (l *PinLock) Close() error { return l.dir.Close() }
+
+// DetachAll removes every attachment that is pinned below a pin path. What is gone already is no error.
+func DetachAll(pinPath string) error {
+	if _, err := os.Stat(filepath.Join(pinPath, "links")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	a, err := NewAttacher(AttachConfig{PinPath: pinPath})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for p := range a.held {
+		errs = append(errs, a.drop(p))
+	}
+	marks, _ := filepath.Glob(filepath.Join(a.dir, qdiscMark+"*"))
+	for _, mark := range marks { // a crash between making the qdisc and its filter
+		errs = append(errs, os.Remove(mark))
+	}
+	errs = append(errs, os.Remove(a.dir))
+	return errors.Join(errs...)
+}
+
+func isBPFFS(path string) (bool, error) {
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(path, &st)
+		if errors.Is(err, unix.ENOENT) && path != "/" {
+			path = filepath.Dir(path)
+			continue
+		}
+		return err == nil && st.Type == unix.BPF_FS_MAGIC, err
+	}
+}

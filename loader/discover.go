@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sort"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoUnderlay says that no interface was named and none could be found.
+var ErrNoUnderlay = errors.New("no underlay interface found")
+
+// Network is what netlink said about this host at one moment. It is not changed after Observe returns it.
+type Network struct {
+	links  map[int]netlink.Link
+	addrs  []address
+	routes []route
+}
+
+type address struct {
+	addr netip.Addr
+	link int
+}
+
+type route struct {
+	dst  netip.Prefix
+	link int // 0: no single interface (unreachable, several next hops)
+}
+
+// Tunnel is the overlay's VXLAN device.
+type Tunnel struct {
+	Ifindex  int
+	Name     string
+	Port     uint16
+	VNI      uint32
+	MAC      [6]byte
+	Local    netip.Addr // outer source of what it sends; invalid: chosen by route
+	Underlay int        // ifindex of its parent; 0: none
+}
+
+// Device is an interface to attach to.
+type Device struct {
+	Ifindex int
+	Name    string
+}
+
+// TunnelHints narrow the choice among VXLAN devices. Zero values say nothing.
+type TunnelHints struct {
+	Port   uint16
+	VNI    uint32
+	HasVNI bool    // VNI was given: 0 is a number too
+	MAC    [6]byte // the node's VTEP MAC, by its own account
+}
+
+// Observe reads the links, addresses and routes of the calling thread's network namespace.
+func Observe() (*Network, error) {
+	n := &Network{links: map[int]netlink.Link{}}
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		n.links[l.Attrs().Index] = l
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if ip, ok := toAddr(a.IP); ok {
+			n.addrs = append(n.addrs, address{ip, a.LinkIndex})
+		}
+	}
+	routes, err := dump(func() ([]netlink.Route, error) {
+		main := &netlink.Route{Table: unix.RT_TABLE_MAIN}
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, main, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if p, ok := toPrefix(r.Dst); ok && r.Type == unix.RTN_UNICAST {
+			n.routes = append(n.routes, route{p, r.LinkIndex})
+		}
+	}
+	return n, nil
+}
+
+// dump repeats a netlink dump that changes of the tables cut through: half a list must not pass for a whole one.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	for tries := 0; ; tries++ {
+		out, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || tries == 4 {
+			return out, err
+		}
+	}
+}
+
+// Tunnel finds the overlay's VXLAN device; nil if the host has none that fits the hints. Several that fit are an error
+// unless one bears the node's VTEP MAC or only one is flannel's.
+func (n *Network) Tunnel(h TunnelHints) (*Tunnel, error) {
+	var fit []*netlink.Vxlan
+	for _, l := range n.links {
+		v, ok := l.(*netlink.Vxlan)
+		if !ok || v.FlowBased || h.Port != 0 && v.Port != int(h.Port) || h.HasVNI && v.VxlanId != int(h.VNI) {
+			continue
+		}
+		// An IPv6 underlay is not judged yet; flannel names that device apart.
+		if v.SrcAddr != nil && v.SrcAddr.To4() == nil {
+			continue
+		}
+		fit = append(fit, v)
+	}
+	for _, prefer := range []func(*netlink.Vxlan) bool{
+		func(v *netlink.Vxlan) bool { return h.MAC != [6]byte{} && toMAC(v.HardwareAddr) == h.MAC },
+		func(v *netlink.Vxlan) bool { return strings.HasPrefix(v.Name, "flannel") },
+	} {
+		var preferred []*netlink.Vxlan
+		for _, v := range fit {
+			if prefer(v) {
+				preferred = append(preferred, v)
+			}
+		}
+		if len(fit) > 1 && len(preferred) > 0 {
+			fit = preferred
+		}
+	}
+	if len(fit) == 0 {
+		return nil, nil
+	}
+	if len(fit) > 1 {
+		names := make([]string, len(fit))
+		for i, v := range fit {
+			names[i] = fmt.Sprintf("%s (port %d, VNI %d)", v.Name, v.Port, v.VxlanId)
+		}
+		sort.Strings(names)
+		return nil, fmt.Errorf("choose VXLAN device: %s all fit; name one by port and VNI", strings.Join(names, ", "))
+	}
+	v := fit[0]
+	t := &Tunnel{
+		Ifindex: v.Index, Name: v.Name, Port: uint16(v.Port), VNI: uint32(v.VxlanId), MAC: toMAC(v.HardwareAddr),
+		Underlay: v.VtepDevIndex,
+	}
+	t.Local, _ = toAddr(v.SrcAddr)
+	return t, nil
+}
+
+// Underlay lists the physical interfaces that carry the overlay, by name: those given; else the VXLAN device's parent; else
+// those that hold one of the node's addresses. What stands on other interfaces (VLAN, bond) is resolved to these, for a
+// driver sees packets only there.
+func (n *Network) Underlay(names []string, t *Tunnel, node []netip.Addr) ([]Device, error) {
+	carriers, err := n.Carriers(names, t, node)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[int]Device{}
+	for _, d := range carriers {
+		if err := n.physical(d.Ifindex, seen, 0); err != nil {
+			return nil, err
+		}
+	}
+	out := make([]Device, 0, len(seen))
+	for _, d := range seen {
+		out = append(out, d)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, nil
+}
+
+// Carriers is Underlay before resolution: the interfaces that hold the overlay's outer addresses.
+func (n *Network) Carriers(names []string, t *Tunnel, node []netip.Addr) ([]Device, error) {
+	var out []Device
+	for _, name := range names {
+		l := n.byName(name)
+		if l == nil {
+			return nil, fmt.Errorf("find underlay interface %s: no such interface", name)
+		}
+		out = append(out, Device{l.Attrs().Index, name})
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	if t != nil && t.Underlay != 0 {
+		if l := n.links[t.Underlay]; l != nil {
+			return []Device{{t.Underlay, l.Attrs().Name}}, nil
+		}
+	}
+	want := append([]netip.Addr(nil), node...)
+	if t != nil && t.Local.IsValid() {
+		want = append(want, t.Local)
+	}
+	seen := map[int]bool{}
+	for _, a := range n.addrs {
+		for _, w := range want {
+			if l := n.links[a.link]; a.addr == w && l != nil && !seen[a.link] && l.Attrs().Flags&net.FlagLoopback == 0 {
+				seen[a.link] = true
+				out = append(out, Device{a.link, l.Attrs().Name})
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: the VXLAN device has no parent and no interface holds any of %v", ErrNoUnderlay, want)
+	}
+	return out, nil
+}
+
+func (n *Network) physical(index int, seen map[int]Device, depth int) error {
+	l := n.links[index]
+	if l == nil || depth > 8 {
+		return fmt.Errorf("find what is below interface %d: it is in another network namespace", index)
+	}
+	switch l.Type() {
+	case "vlan", "macvlan", "ipvlan":
+		return n.physical(l.Attrs().ParentIndex, seen, depth+1)
+	case "bond", "team":
+		found := false
+		for _, m := range n.links {
+			if m.Attrs().MasterIndex == index {
+				found = true
+				if err := n.physical(m.Attrs().Index, seen, depth+1); err != nil {
+					return err
+				}
+			}
+		}
+		if !found {
+			return fmt.Errorf("find what is below %s: the bond has no members", l.Attrs().Name)
+		}
+		return nil
+	case "bridge":
+		return fmt.Errorf("find the NIC below %s: it is a bridge; name its uplink as underlay", l.Attrs().Name)
+	}
+	seen[index] = Device{index, l.Attrs().Name}
+	return nil
+}
+
+// Direct says whether routes reach a prefix without the tunnel. known is false if no route but the default one leads
+// there, which says nothing.
+func (n *Network) Direct(p netip.Prefix, tunnel int) (direct, known bool) {
+	best := -1
+	for _, r := range n.routes {
+		if r.dst.Bits() > best && r.dst.Bits() > 0 && r.dst.Bits() <= p.Bits() && r.dst.Contains(p.Addr()) {
+			best, direct = r.dst.Bits(), tunnel == 0 || r.link != tunnel
+		}
+	}
+	return direct, best >= 0
+}
+
+// HasLink says whether an interface existed when the network was observed.
+func (n *Network) HasLink(index int) bool { return n.links[index] != nil }
+
+func (n *Network) byName(name string) netlink.Link {
+	for _, l := range n.links {
+		if l.Attrs().Name == name {
+			return l
+		}
+	}
+	return nil
+}
+
+func toAddr(ip net.IP) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	return a.Unmap(), ok && !a.IsUnspecified()
+}
+
+func toPrefix(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	bits, size := n.Mask.Size()
+	if a = a.Unmap(); a.Is4() && size == 128 {
+		bits -= 96
+	}
+	p, err := a.Prefix(bits)
+	return p, err == nil
+}
+
+func toMAC(hw net.HardwareAddr) (mac [6]byte) {
+	if len(hw) == 6 {
+		copy(mac[:], hw)
+	}
+	return mac
+}
