@@ -111,6 +111,7 @@ func Spec() (*ebpf.CollectionSpec, error) {
 			delete(spec.Maps, name)
 		}
 	}
+	clear(spec.Variables)
 	return spec, nil
 }
 

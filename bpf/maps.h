@@ -282,6 +282,20 @@ struct {
 	__type(value, struct fragment);
 } fragments SEC(".maps");
 
+/*
+ * Where each hook parses into, one struct packet (packet.h) per CPU and hook: the verifier forgets what it knew about
+ * memory of maps, so that the ways through the parser meet again behind it; on the stack they would multiply with all
+ * that follows. Programs run to their end on one CPU with bottom halves off, so nobody else writes there meanwhile.
+ */
+#define SCRATCH_BYTES 48
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HOOK_COUNT);
+	__type(key, __u32);
+	__uint(value_size, SCRATCH_BYTES);
+} scratch SEC(".maps");
+
 struct counter {
 	__u64 packets;
 	__u64 bytes;

@@ -291,12 +291,11 @@ const (
 	mapsReasonREASON_SPOOFED_LOCAL    mapsReason = 37
 	mapsReasonREASON_NESTED_TUNNEL    mapsReason = 38
 	mapsReasonREASON_MALFORMED        mapsReason = 39
-	mapsReasonREASON_ECN              mapsReason = 40
-	mapsReasonREASON_SPOOFED_SOURCE   mapsReason = 41
-	mapsReasonREASON_TUNNEL_FROM_POD  mapsReason = 42
-	mapsReasonREASON_POD_TAGS         mapsReason = 43
-	mapsReasonREASON_NO_HEADROOM      mapsReason = 44
-	mapsReasonREASON_COUNT            mapsReason = 45
+	mapsReasonREASON_SPOOFED_SOURCE   mapsReason = 40
+	mapsReasonREASON_TUNNEL_FROM_POD  mapsReason = 41
+	mapsReasonREASON_POD_TAGS         mapsReason = 42
+	mapsReasonREASON_NO_HEADROOM      mapsReason = 43
+	mapsReasonREASON_COUNT            mapsReason = 44
 )
 
 type mapsRuleHit struct {
@@ -356,6 +355,7 @@ const (
 	mapsMapNodes       = "nodes"
 	mapsMapPolicy      = "policy"
 	mapsMapRuleHits    = "rule_hits"
+	mapsMapScratch     = "scratch"
 	mapsMapServices    = "services"
 	mapsMapState       = "state"
 	mapsVarExported    = "exported"
@@ -424,6 +424,7 @@ type mapsMapSpecs struct {
 	Nodes       *ebpf.MapSpec `ebpf:"nodes"`
 	Policy      *ebpf.MapSpec `ebpf:"policy"`
 	RuleHits    *ebpf.MapSpec `ebpf:"rule_hits"`
+	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 	Services    *ebpf.MapSpec `ebpf:"services"`
 	State       *ebpf.MapSpec `ebpf:"state"`
 }
@@ -470,6 +471,7 @@ type mapsMaps struct {
 	Nodes       *ebpf.Map `ebpf:"nodes"`
 	Policy      *ebpf.Map `ebpf:"policy"`
 	RuleHits    *ebpf.Map `ebpf:"rule_hits"`
+	Scratch     *ebpf.Map `ebpf:"scratch"`
 	Services    *ebpf.Map `ebpf:"services"`
 	State       *ebpf.Map `ebpf:"state"`
 }
@@ -491,6 +493,7 @@ func (m *mapsMaps) Close() error {
 		m.Nodes,
 		m.Policy,
 		m.RuleHits,
+		m.Scratch,
 		m.Services,
 		m.State,
 	)

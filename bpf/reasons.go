@@ -117,7 +117,6 @@ const (
 	ReasonSpoofedLocal    = mapsReasonREASON_SPOOFED_LOCAL
 	ReasonNestedTunnel    = mapsReasonREASON_NESTED_TUNNEL
 	ReasonMalformed       = mapsReasonREASON_MALFORMED
-	ReasonECN             = mapsReasonREASON_ECN
 	ReasonSpoofedSource   = mapsReasonREASON_SPOOFED_SOURCE
 	ReasonTunnelFromPod   = mapsReasonREASON_TUNNEL_FROM_POD
 	ReasonPodTags         = mapsReasonREASON_POD_TAGS
@@ -171,7 +170,6 @@ var reasonNames = [...]string{
 	ReasonSpoofedLocal:    "spoofed_local",
 	ReasonNestedTunnel:    "nested_tunnel",
 	ReasonMalformed:       "malformed",
-	ReasonECN:             "ecn",
 	ReasonSpoofedSource:   "spoofed_source",
 	ReasonTunnelFromPod:   "tunnel_from_pod",
 	ReasonPodTags:         "pod_tags",

@@ -78,7 +78,6 @@ enum reason {
 	REASON_SPOOFED_LOCAL,	/* from outside, with a source address that is ours */
 	REASON_NESTED_TUNNEL,	/* an inner packet to this host's own tunnel port */
 	REASON_MALFORMED,	/* an IP header that cannot be read */
-	REASON_ECN,		/* outer says congestion experienced, inner cannot carry it (RFC 6040 section 4.2) */
 	REASON_SPOOFED_SOURCE,	/* a pod sends from an address that is not its own */
 	REASON_TUNNEL_FROM_POD, /* a pod sends to the tunnel port of a node */
 	REASON_POD_TAGS,	/* a pod sends or receives more than two VLAN tags */

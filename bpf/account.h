@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Who counts, and who tells?
+ *
+ * Each hook's one exit calls account(), which counts the packet and says whether this CPU owes an event about it.
+ */
+#pragma once
+
+#include "decision.h"
+
+/* d->rule's hits are counted where a rule's verdict is final: its denials anywhere, its allows once per direction. */
+static __always_inline int account(const struct decision *d, const struct packet *p, enum hook hook, enum verdict verdict,
+				   enum reason reason)
+{
+	__u32 at = ((hook * DIRECTION_COUNT + (d->direction & 1)) * VERDICT_COUNT + verdict) * REASON_COUNT + reason;
+	__u32 rule = d->rule & CELL_RULE;
+	struct counter *counter;
+
+	if (rule && (reason == REASON_ALLOWED || reason == REASON_DENIED_RULE)) {
+		struct rule_hit *hit = bpf_map_lookup_elem(&rule_hits, &rule);
+
+		if (hit) {
+			hit->packets += p->packets;
+			hit->bytes += p->bytes;
+		}
+	}
+	counter = bpf_map_lookup_elem(&counters, &at);
+	if (!counter)
+		return 0;
+	counter->packets += p->packets;
+	counter->bytes += p->bytes;
+	/* Passing what weir does not guard is no news, but a test may want to hear of everything. */
+	if (event_interval_ns) {
+		if (verdict == VERDICT_PASS && reason >= REASON_HANDED_UP)
+			return 0;
+		if (d->now_ns - counter->sampled_ns < event_interval_ns)
+			return 0;
+	}
+	counter->sampled_ns = d->now_ns;
+	return 1;
+}
+
+static __always_inline struct event *event_reserve(const struct decision *d, const struct packet *p, enum hook hook,
+						   enum verdict verdict, enum reason reason, __u32 ifindex)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e)
+		return NULL;
+	e->time_ns = d->now_ns;
+	e->hook = hook;
+	e->direction = d->direction;
+	e->verdict = verdict;
+	e->reason = reason;
+	e->rule = d->rule;
+	e->captured = 0;
+	e->generation = d->generation;
+	e->ifindex = ifindex;
+	e->source_identity = address_identity(d->source);
+	e->destination_identity = address_identity(d->destination);
+	e->saddr = p->saddr;
+	e->daddr = p->daddr;
+	e->sport = p->sport;
+	e->dport = p->dport;
+	e->protocol = p->protocol;
+	__builtin_memset(e->pad, 0, sizeof(e->pad));
+	e->length = p->bytes;
+	e->pad2 = 0;
+	return e;
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Whose is this IPv4 address?
+ *
+ * Longest prefix match in at most three loads (multibit trie with strides 16-8-8: Srinivasan and Varghese, SIGMETRICS
+ * 1998), plus one kernel LPM lookup while there are prefixes that the block pool could not take.
+ */
+#pragma once
+
+#include <bpf/bpf_endian.h>
+
+#include "maps.h"
+
+static __always_inline __u32 address_identity(__u64 entry)
+{
+	return entry & 0xffffff;
+}
+
+static __always_inline enum address_kind address_kind(__u64 entry)
+{
+	return (entry >> 24) & 0xf;
+}
+
+static __always_inline __u32 address_flags(__u64 entry)
+{
+	return (entry >> 28) & 0xf;
+}
+
+static __always_inline __u32 address_slot(__u64 entry)
+{
+	return (entry >> 32) & 0xffff;
+}
+
+static __always_inline __u8 address_tenancy(__u64 entry)
+{
+	return (entry >> 48) & 0xff;
+}
+
+static __always_inline __u32 address_prefix_len(__u64 entry)
+{
+	return (entry >> 56) & 0x3f;
+}
+
+/* Local pods, and whatever else of this node's that nobody else may send from. */
+static __always_inline int address_is_ours(__u64 entry)
+{
+	enum address_kind kind = address_kind(entry);
+
+	return kind == ADDRESS_LOCAL_POD || kind == ADDRESS_HOST || kind == ADDRESS_LOCAL_CIDR;
+}
+
+static __always_inline __u64 addr4_block_entry(__u64 entry, __u32 octet)
+{
+	__u32 at = (__u32)entry * ADDR4_BLOCK + octet;
+	__u64 *next = bpf_map_lookup_elem(&addr4_blocks, &at);
+
+	return next ? *(volatile __u64 *)next : 0;
+}
+
+static __always_inline __u64 address_lookup(const struct shared_state *shared, __u32 addr)
+{
+	__u32 at = addr >> 16;
+	__u64 entry, *root = bpf_map_lookup_elem(&addr4, &at);
+
+	if (!root)
+		return 0;
+	entry = *(volatile __u64 *)root;
+	if ((__s64)entry < 0) {
+		entry = addr4_block_entry(entry, (addr >> 8) & 0xff);
+		if ((__s64)entry < 0)
+			entry = addr4_block_entry(entry, addr & 0xff);
+	}
+	if (shared->cidr4_entries) {
+		struct cidr4_key key = {.prefix_len = 32};
+		__be32 wire = bpf_htonl(addr);
+		__u64 *other;
+
+		__builtin_memcpy(key.addr, &wire, sizeof(key.addr));
+		other = bpf_map_lookup_elem(&cidr4, &key);
+		if (other && address_prefix_len(*other) > address_prefix_len(entry))
+			entry = *other;
+	}
+	return entry;
+}

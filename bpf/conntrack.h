@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Is this packet a reply, and must this one be remembered?
+ *
+ * The flow tables are read only when the image denies, and written only where a reply will need it. An entry is the tuple
+ * of the admitted direction; its mirror is a reply. Nothing here trusts a packet to delete state: FIN and RST shorten an
+ * entry's idle life, and sequence numbers are not checked.
+ */
+#pragma once
+
+#include "decision.h"
+#include "flow.h"
+
+#define SECOND_NS 1000000000ULL
+#define GRACE_NS (60 * SECOND_NS)
+
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+
+enum flow_answer {
+	FLOW_NONE,
+	FLOW_REPLY,
+	FLOW_REVOKED, /* it was a flow, and policy no longer admits it */
+};
+
+/* The tuple of p itself. 0: p is of a kind that opens no flow (ICMP other than an echo request). */
+static __always_inline int flow_key_of(const struct packet *p, struct flow_key *key)
+{
+	key->saddr = p->saddr;
+	key->daddr = p->daddr;
+	key->sport = p->sport;
+	key->dport = p->dport;
+	key->protocol = p->protocol;
+	return p->protocol != IPPROTO_ICMP || p->dport == ICMP_ECHO;
+}
+
+/* The tuple that p would be a reply to. 0: p can be no reply. */
+static __always_inline int flow_key_mirrored(const struct packet *p, struct flow_key *key)
+{
+	key->saddr = p->daddr;
+	key->daddr = p->saddr;
+	key->sport = p->dport;
+	key->dport = p->sport;
+	key->protocol = p->protocol;
+	if (p->protocol == IPPROTO_ICMP) {
+		key->sport = p->sport;
+		key->dport = ICMP_ECHO;
+		return p->dport == ICMP_ECHO_REPLY;
+	}
+	return !p->opening;
+}
+
+static __always_inline int flow_filter_hit(const struct decision *d, const struct flow_key *key)
+{
+	__u64 hash = flow_hash(key), *word;
+	__u32 at = flow_filter_word(hash) + (d->shared->flow_filter & 1) * FLOW_FILTER_WORDS;
+
+	word = bpf_map_lookup_elem(&flow_filter, &at);
+	return word && (*(volatile __u64 *)word >> (hash & 63) & 1);
+}
+
+/* Sets the bit in both halves: whichever half a concurrent sweep is refilling, the flow is found in it. */
+static __always_inline void flow_filter_set(const struct flow_key *key)
+{
+	__u64 hash = flow_hash(key), bit = 1ULL << (hash & 63), *word;
+	__u32 at = flow_filter_word(hash);
+
+	word = bpf_map_lookup_elem(&flow_filter, &at);
+	if (word && !(*(volatile __u64 *)word & bit))
+		__sync_fetch_and_or(word, bit);
+	at += FLOW_FILTER_WORDS;
+	word = bpf_map_lookup_elem(&flow_filter, &at);
+	if (word && !(*(volatile __u64 *)word & bit))
+		__sync_fetch_and_or(word, bit);
+}
+
+static __always_inline __u64 flow_lifetime_ns(const struct flow *flow, __u8 protocol)
+{
+	__u64 seconds;
+
+	if (flow->flags & FLOW_RST)
+		seconds = FLOW_RST_SECONDS;
+	else if ((flow->flags & (FLOW_FIN_FORWARD | FLOW_FIN_REPLY)) == (FLOW_FIN_FORWARD | FLOW_FIN_REPLY))
+		seconds = FLOW_CLOSED_SECONDS;
+	else if (flow->flags & (FLOW_FIN_FORWARD | FLOW_FIN_REPLY))
+		seconds = FLOW_FIN_SECONDS;
+	else if (protocol == IPPROTO_ICMP)
+		seconds = FLOW_ICMP_SECONDS;
+	else if (!(flow->flags & FLOW_ASSURED))
+		seconds = FLOW_NEW_SECONDS;
+	else if (protocol == IPPROTO_TCP)
+		seconds = FLOW_TCP_SECONDS;
+	else
+		seconds = FLOW_DATAGRAM_SECONDS;
+	return seconds * SECOND_NS;
+}
+
+/* A busy flow must not bounce its cache line between CPUs: at most one store a second. */
+static __always_inline void flow_touch(struct flow *flow, const struct packet *p, __u32 fin, __u64 now_ns)
+{
+	if (p->protocol == IPPROTO_TCP) {
+		if (p->opening) {
+			if (flow->flags & ~FLOW_ASSURED)
+				flow->flags &= FLOW_ASSURED;
+		} else {
+			__u32 flags = (p->tcp_flags & TCP_FIN ? fin : 0) | (p->tcp_flags & TCP_RST ? FLOW_RST : 0);
+
+			if (flags & ~flow->flags)
+				flow->flags |= flags;
+		}
+	}
+	if ((__s64)(now_ns - flow->seen_ns) > (__s64)SECOND_NS)
+		flow->seen_ns = now_ns;
+}
+
+/*
+ * A living entry of key, for addresses that are still held by whom they were. *assured says which table it is in.
+ */
+static __always_inline struct flow *flow_find(const struct decision *d, const struct flow_key *key, __u64 source,
+					      __u64 destination, int *assured)
+{
+	struct flow *flow;
+
+	if (!flow_filter_hit(d, key))
+		return NULL;
+	*assured = 1;
+	flow = bpf_map_lookup_elem(&flows, key);
+	if (!flow) {
+		*assured = 0;
+		flow = bpf_map_lookup_elem(&flows_new, key);
+		if (!flow)
+			return NULL;
+	}
+	if (flow->source_tenancy != address_tenancy(source) ||
+	    flow->destination_tenancy != address_tenancy(destination))
+		return NULL;
+	if ((__s64)(d->now_ns - flow->seen_ns) > (__s64)flow_lifetime_ns(flow, key->protocol))
+		return NULL;
+	return flow;
+}
+
+/*
+ * Moves a flow to the table that floods do not churn, while its pod's share of it lasts. Two CPUs may both move it: the
+ * share is then counted once too often until the sweep recounts it.
+ */
+static __always_inline void flow_assure(const struct flow_key *key, const struct flow *flow)
+{
+	struct flow assured = *flow;
+	__u32 owner = flow->owner;
+	__u64 *count = bpf_map_lookup_elem(&flow_counts, &owner);
+
+	if (!count || *(volatile __u64 *)count >= flows_per_pod)
+		return;
+	assured.flags |= FLOW_ASSURED;
+	if (bpf_map_update_elem(&flows, key, &assured, BPF_ANY))
+		return;
+	__sync_fetch_and_add(count, 1);
+	bpf_map_delete_elem(&flows_new, key);
+}
+
+/* Remembers key as admitted now, on behalf of the pod in slot owner. */
+static __noinline int flow_insert(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination,
+				  __u32 owner)
+{
+	struct flow flow;
+
+	if (!d || !key || !d->shared)
+		return 0;
+	flow.seen_ns = d->now_ns;
+	flow.image_generation = d->generation;
+	flow.addr_generation = d->shared->addr_generation;
+	flow.source_tenancy = address_tenancy(source);
+	flow.destination_tenancy = address_tenancy(destination);
+	flow.owner = owner;
+	flow.flags = 0;
+	/* The bit first: an entry without its bit would be invisible for as long as it lives. */
+	flow_filter_set(key);
+	bpf_map_delete_elem(&flows, key); /* a dead entry there would hide this one */
+	return bpf_map_update_elem(&flows_new, key, &flow, BPF_ANY) == 0;
+}
+
+/*
+ * p has been admitted in its own direction and its reply will need an entry. own_stack: the pod that the entry serves
+ * sent p itself, so that a segment past the handshake proves that the connection is real.
+ */
+static __always_inline void flow_record(const struct decision *d, const struct packet *p, __u32 owner, int own_stack)
+{
+	struct flow_key key = {};
+	struct flow *flow;
+	int assured = 0;
+
+	if (p->fragment == FRAGMENT_LATER || !flow_key_of(p, &key))
+		return;
+	flow = flow_find(d, &key, d->source, d->destination, &assured);
+	if (!flow) {
+		flow_insert(d, &key, d->source, d->destination, owner);
+		return;
+	}
+	if (flow->image_generation != d->generation)
+		flow->image_generation = d->generation;
+	if (flow->addr_generation != d->shared->addr_generation)
+		flow->addr_generation = d->shared->addr_generation;
+	flow_touch(flow, p, FLOW_FIN_FORWARD, d->now_ns);
+	if (!assured && own_stack && p->protocol == IPPROTO_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
+		flow_assure(&key, flow);
+}

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * May this packet pass, in this direction, for this pod?
+ *
+ * The one decision that all hooks share. Order: the image, by plain loads; only if it denies, what may excuse the packet:
+ * it is the pod talking to itself, an ICMP error about something admitted, a reply, or a reply to a connection older than
+ * the pod's isolation.
+ *
+ * The including program says whether it sees Service addresses before they are translated: enum { SEES_SERVICES = 0 or 1 }.
+ */
+#pragma once
+
+#include "conntrack.h"
+
+enum backends_admitted {
+	BACKENDS_NO_SERVICE, /* not a Service address */
+	BACKENDS_ALL,
+	BACKENDS_NONE,
+	BACKENDS_MIXED, /* the chosen one is judged after translation */
+};
+
+static __always_inline struct service *service_find(const struct decision *d, __u32 addr, __u16 port, __u8 protocol)
+{
+	struct service_key key = {.addr4 = addr, .port = port, .protocol = protocol};
+
+	if (!SEES_SERVICES || !d->shared->service_entries)
+		return NULL;
+	return bpf_map_lookup_elem(&services, &key);
+}
+
+/* What an egress row says about the backends of a Service; they are few and distinct. */
+static __noinline int service_judge(const struct image_header *image, const struct service *service, __u16 row, __u8 protocol)
+{
+	__u32 admitted = 0, host_refused = 0, count, i;
+
+	if (!image || !service)
+		return BACKENDS_NO_SERVICE;
+	if (service->flags & SERVICE_MANY)
+		return BACKENDS_MIXED;
+	count = service->count;
+	/* No branch inside: the verifier would walk 2^MAX_BACKENDS ways through it. */
+	for (i = 0; i < MAX_BACKENDS && i < count; i++) {
+		const struct backend *backend = &service->backends[i];
+		struct image_identity peer = image_identity(image, backend->identity);
+		__u16 class = image_port_class(image, protocol, backend->port);
+		__u32 allow = image_cell(image, row, peer.peer_class, class) / CELL_ALLOW & 1;
+
+		admitted += allow;
+		host_refused |= backend->flags & BACKEND_HOST & ~allow;
+	}
+	if (!admitted)
+		return BACKENDS_NONE;
+	if (admitted >= count)
+		return BACKENDS_ALL;
+	/* A backend on this host's own addresses passes no later hook: it cannot be judged after translation. */
+	return host_refused ? BACKENDS_NONE : BACKENDS_MIXED;
+}
+
+/*
+ * Would the image admit a packet of this tuple in its own direction, at every local pod that it concerns? Flows are
+ * judged anew with this when image or addresses have changed, and so is what an ICMP error quotes.
+ */
+static __noinline int image_admits(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination)
+{
+	struct image_identity from, to;
+	const struct image_header *image;
+	__u16 class;
+
+	if (!d || !key || !d->image || !d->shared)
+		return 0;
+	image = d->image;
+	from = image_identity(image, address_identity(source));
+	to = image_identity(image, address_identity(destination));
+	class = image_port_class(image, key->protocol, key->dport);
+	if (address_kind(source) == ADDRESS_LOCAL_POD && from.rows[DIRECTION_EGRESS]) {
+		struct service *service = service_find(d, key->daddr, key->dport, key->protocol);
+
+		if (service) {
+			if (service_judge(image, service, from.rows[DIRECTION_EGRESS], key->protocol) == BACKENDS_NONE)
+				return 0;
+		} else if (!(image_cell(image, from.rows[DIRECTION_EGRESS], to.peer_class, class) & CELL_ALLOW)) {
+			return 0;
+		}
+	}
+	if (address_kind(destination) == ADDRESS_LOCAL_POD && to.rows[DIRECTION_INGRESS] &&
+	    !(image_cell(image, to.rows[DIRECTION_INGRESS], from.peer_class, class) & CELL_ALLOW))
+		return 0;
+	return 1;
+}
+
+/* A flow's entry is good for as long as image and addresses are those it was judged by; else it is judged anew. */
+static __always_inline int flow_holds(const struct decision *d, struct flow *flow, const struct flow_key *key, __u64 source,
+				      __u64 destination)
+{
+	if (flow->image_generation == d->generation && flow->addr_generation == d->shared->addr_generation)
+		return 1;
+	if (!image_admits(d, key, source, destination))
+		return 0;
+	flow->image_generation = d->generation;
+	flow->addr_generation = d->shared->addr_generation;
+	return 1;
+}
+
+/* Is p a reply to a remembered flow? from_peer: it comes from the other side, which confirms the flow. */
+static __noinline int flow_answers(const struct decision *d, const struct packet *p, int from_peer)
+{
+	struct flow_key key = {};
+	struct flow *flow;
+	int assured = 0;
+
+	if (!d || !p || !d->shared || !d->image)
+		return FLOW_NONE;
+	if (!flow_key_mirrored(p, &key))
+		return FLOW_NONE;
+	flow = flow_find(d, &key, d->destination, d->source, &assured);
+	if (!flow)
+		return FLOW_NONE;
+	if (!flow_holds(d, flow, &key, d->destination, d->source))
+		return FLOW_REVOKED;
+	flow_touch(flow, p, FLOW_FIN_REPLY, d->now_ns);
+	if (!assured) {
+		int segment = p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN);
+
+		if ((from_peer || segment) && !(p->tcp_flags & TCP_RST))
+			flow_assure(&key, flow);
+	}
+	return FLOW_REPLY;
+}
+
+/*
+ * An ICMP error is judged by the packet that it quotes, which it must be returning to its sender: allowed if the image
+ * admits that packet or the mirror of it, or if either is a remembered flow.
+ */
+static __noinline int error_related(const struct decision *d, const struct packet *p, int direction)
+{
+	struct flow_key quoted = {}, mirror = {};
+	__u64 from, to;
+	struct flow *flow;
+	int assured;
+
+	if (!d || !p || !d->shared || !d->image)
+		return 0;
+	if (p->quoted_saddr != p->daddr)
+		return 0;
+	if (direction == DIRECTION_EGRESS && p->quoted_daddr != p->saddr)
+		return 0;
+	quoted.saddr = p->quoted_saddr;
+	quoted.daddr = p->quoted_daddr;
+	quoted.sport = p->quoted_sport;
+	quoted.dport = p->quoted_dport;
+	quoted.protocol = p->quoted_protocol;
+	mirror.saddr = quoted.daddr;
+	mirror.daddr = quoted.saddr;
+	mirror.sport = quoted.dport;
+	mirror.dport = quoted.sport;
+	mirror.protocol = quoted.protocol;
+	if (quoted.protocol == IPPROTO_ICMP) {
+		mirror.sport = quoted.sport;
+		mirror.dport = ICMP_ECHO;
+	}
+	from = d->destination; /* the quoted packet's sender is who the error goes to */
+	to = address_lookup(d->shared, quoted.daddr);
+	if (image_admits(d, &quoted, from, to) || image_admits(d, &mirror, to, from))
+		return 1;
+	flow = flow_find(d, &quoted, from, to, &assured);
+	if (flow && flow_holds(d, flow, &quoted, from, to))
+		return 1;
+	flow = flow_find(d, &mirror, to, from, &assured);
+	return flow && flow_holds(d, flow, &mirror, to, from);
+}
+
+/*
+ * Isolation of the pod in slot began less than a minute ago, no state was kept before, and the packet's mirror is
+ * admitted: a segment of a connection that is older. remember: leave an entry (the hook is one that inserts).
+ */
+static __noinline int flow_predates(const struct decision *d, const struct packet *p, __u32 slot, int direction, int remember)
+{
+	struct flow_key key = {};
+	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &slot);
+	__u64 since;
+
+	if (!d || !p || !endpoint || !d->shared || !d->image)
+		return 0;
+	if (p->protocol != IPPROTO_TCP || p->fragment == FRAGMENT_LATER || !flow_key_mirrored(p, &key))
+		return 0;
+	since = *(volatile __u64 *)&endpoint->isolated_ns[direction & 1];
+	if (!since || (__s64)(d->now_ns - since) > (__s64)GRACE_NS)
+		return 0;
+	if (!image_admits(d, &key, d->destination, d->source))
+		return 0;
+	if (remember)
+		flow_insert(d, &key, d->destination, d->source, slot);
+	return 1;
+}
+
+/* Gives later fragments the first one's ports, for as long as they need them. 0: the first one was not seen. */
+static __noinline int fragment_ports(struct packet *p)
+{
+	struct fragment_key key = {};
+	struct fragment *first;
+
+	if (!p)
+		return 0;
+	key.saddr = p->saddr;
+	key.daddr = p->daddr;
+	key.id = p->id;
+	key.protocol = p->protocol;
+	if (p->fragment == FRAGMENT_FIRST) {
+		struct fragment ports = {.sport = p->sport, .dport = p->dport};
+
+		bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
+		return 1;
+	}
+	first = bpf_map_lookup_elem(&fragments, &key);
+	if (!first)
+		return 0;
+	p->sport = first->sport;
+	p->dport = first->dport;
+	return 1;
+}
+
+/* What a hook knows about the pod on whose behalf it asks. */
+struct subject {
+	__u32 identity;
+	__u32 slot;
+	__u8 direction;
+	__u8 from_peer; /* the packet comes from the other side of the pod's flows: every rx hook */
+	__u8 inserts;	/* this hook may insert flows */
+};
+
+/*
+ * The decision. peer is the identity on the other side. Sets d->rule and d->direction; p gains its ports if it is a later
+ * fragment.
+ */
+static __always_inline enum reason judge(struct decision *d, struct packet *p, const struct subject *s, __u32 peer)
+{
+	struct image_identity subject = image_identity(d->image, s->identity), other;
+	__u16 row = subject.rows[s->direction & 1], cell;
+	enum reason denied;
+	int answer;
+
+	d->direction = s->direction;
+	d->rule = 0;
+	if (!row)
+		return REASON_NOT_ISOLATED;
+	if (p->fragment != FRAGMENT_NONE && !fragment_ports(p))
+		return p->saddr == p->daddr ? REASON_SELF : REASON_FRAGMENT;
+	if (s->direction == DIRECTION_EGRESS) {
+		struct service *service = service_find(d, p->daddr, p->dport, p->protocol);
+
+		if (service) {
+			answer = service_judge(d->image, service, row, p->protocol);
+			if (answer == BACKENDS_ALL)
+				return REASON_SERVICE;
+			if (answer == BACKENDS_MIXED)
+				return REASON_SERVICE_MIXED;
+			return flow_answers(d, p, s->from_peer) == FLOW_REPLY ? REASON_REPLY : REASON_DENIED_SERVICE;
+		}
+	}
+	other = image_identity(d->image, peer);
+	cell = image_cell(d->image, row, other.peer_class, image_port_class(d->image, p->protocol, p->dport));
+	d->rule = cell & CELL_RULE;
+	if (cell & CELL_ALLOW)
+		return d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;
+
+	denied = d->rule ? REASON_DENIED_RULE : REASON_DENIED_DEFAULT;
+	if (p->saddr == p->daddr)
+		return REASON_SELF;
+	if (p->opening)
+		return denied; /* can be no reply: floods of new connections end here */
+	if (p->error)
+		return error_related(d, p, s->direction) ? REASON_RELATED : denied;
+	answer = flow_answers(d, p, s->from_peer);
+	if (answer == FLOW_REPLY)
+		return REASON_REPLY;
+	if (flow_predates(d, p, s->slot, s->direction, s->inserts))
+		return REASON_GRACE;
+	return answer == FLOW_REVOKED ? REASON_REVOKED : denied;
+}
+
+static __always_inline int reason_passes(enum reason reason)
+{
+	return reason < REASON_DENIED_DEFAULT || (reason >= REASON_HANDED_UP && reason < REASON_UNKNOWN_ENDPOINT);
+}

@@ -1,0 +1,134 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * underlay_rx: what arrives from other machines, on each underlay NIC, before the kernel allocates an skb.
+ *
+ * Overlay packets are read to the inner headers, bound to the node that may send them, and judged for the local pod they
+ * are for. Plain packets straight to a pod are judged the same way. What is allowed goes up to the stack, unchanged or
+ * with its outer headers removed; what weir does not guard goes up untouched.
+ */
+enum { SEES_SERVICES = 0 }; /* nobody on the wire is addressed by a ClusterIP */
+
+#include "tunnel.h"
+#include "verdict.h"
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* The ingress decision for the local pod that d->destination names. */
+static __always_inline enum reason underlay_judge(struct decision *d, struct packet *p)
+{
+	struct subject subject = {
+		.identity = address_identity(d->destination),
+		.slot = address_slot(d->destination),
+		.direction = DIRECTION_INGRESS,
+		.from_peer = 1,
+		.inserts = 0, /* pod_rx sees the packet too, and inserts */
+	};
+	enum reason reason = judge(d, p, &subject, address_identity(d->source));
+
+	if (!reason_passes(reason))
+		return reason;
+	d->rule = 0;
+	return REASON_HANDED_UP;
+}
+
+/*
+ * Removes the outer headers: the outer Ethernet header and its tags move to just before the inner IP header, so that the
+ * frame stays addressed to the NIC (and in its VLAN) and the stack routes it like any other.
+ */
+static __always_inline enum reason underlay_strip(struct xdp_md *ctx, __u32 l2, __u32 cut)
+{
+	__u8 header[ETH_HLEN + MAX_TAGS * sizeof(struct vlan_tag)];
+
+	if (l2 < ETH_HLEN || l2 > sizeof(header) || bpf_xdp_load_bytes(ctx, 0, header, l2) ||
+	    bpf_xdp_adjust_head(ctx, cut) || bpf_xdp_store_bytes(ctx, 0, header, l2))
+		return REASON_NO_HEADROOM;
+	return REASON_HANDED_UP;
+}
+
+static __always_inline enum reason underlay_tunnel(struct xdp_md *ctx, struct decision *d, struct packet *p, struct iphdr *ip,
+						   struct udphdr *udp, void *end, __u32 l2)
+{
+	__u64 outer = address_lookup(d->shared, p->saddr), to = address_lookup(d->shared, p->daddr);
+	struct tunnel t = {};
+	enum reason reason;
+
+	if (address_kind(to) != ADDRESS_HOST || !(address_flags(to) & ADDRESS_UNDERLAY))
+		return REASON_TUNNEL_STRAY;
+	if (p->fragment == FRAGMENT_FIRST)
+		return REASON_OUTER_FRAGMENT;
+	reason = tunnel_check(d, p, ip, udp, end, outer, &t);
+	if (reason)
+		return reason;
+	d->destination = address_lookup(d->shared, p->daddr);
+	switch (address_kind(d->destination)) {
+	case ADDRESS_LOCAL_POD:
+		break;
+	case ADDRESS_HOST:
+	case ADDRESS_LOCAL_CIDR: /* a bridge's broadcast address is one */
+		if (p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port)
+			return REASON_NESTED_TUNNEL;
+		return address_kind(d->destination) == ADDRESS_HOST ? REASON_TO_HOST : REASON_UNKNOWN_ENDPOINT;
+	default:
+		return REASON_TRANSIT;
+	}
+	reason = underlay_judge(d, p);
+	if (reason != REASON_HANDED_UP || !decap_strip || !t.strippable)
+		return reason;
+	return underlay_strip(ctx, l2, t.length);
+}
+
+static __always_inline enum reason underlay_plain(struct decision *d, struct packet *p)
+{
+	d->source = address_lookup(d->shared, p->saddr);
+	if (address_is_ours(d->source))
+		return REASON_SPOOFED_LOCAL;
+	if (address_flags(d->source) & ADDRESS_TUNNELLED)
+		VIOLATED(d, REASON_UNTUNNELLED);
+	d->destination = address_lookup(d->shared, p->daddr);
+	if (address_kind(d->destination) == ADDRESS_LOCAL_POD)
+		return underlay_judge(d, p);
+	return address_kind(d->destination) == ADDRESS_LOCAL_CIDR ? REASON_UNKNOWN_ENDPOINT : REASON_UNTOUCHED;
+}
+
+static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct decision *d, struct packet *p)
+{
+	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *payload;
+	__be16 protocol;
+	__u32 total, l2 = 0;
+
+	if (!decision_open(d))
+		return REASON_NO_IMAGE;
+	switch (parse_ethernet(&at, end, &protocol, &l2)) {
+	case PARSED_OK:
+		break;
+	case PARSED_TAGS:
+		return REASON_OUTER_TAGS;
+	case PARSED_SHORT:
+		return REASON_MALFORMED;
+	default:
+		return REASON_NOT_IP;
+	}
+	if (parse_ipv4(at, end, p, &payload, &total) != PARSED_OK)
+		return REASON_MALFORMED;
+	if (p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port) {
+		struct udphdr *udp = payload;
+
+		if ((void *)(udp + 1) > end)
+			return REASON_MALFORMED;
+		return underlay_tunnel(ctx, d, p, at, udp, end, l2);
+	}
+	return underlay_plain(d, p);
+}
+
+SEC("xdp")
+int underlay_rx(struct xdp_md *ctx)
+{
+	struct packet *p = packet_open(HOOK_UNDERLAY_RX, 1, ctx->data_end - ctx->data);
+	struct decision d = {};
+
+	if (!p)
+		return XDP_DROP; /* cannot be: the array has a slot for every hook */
+	return underlay_exit(ctx, &d, p, underlay_decide(ctx, &d, p));
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What becomes of a frame at the NIC?
+ *
+ * The only place that knows XDP_*: turns a reason into an action, counts, and samples.
+ */
+#pragma once
+
+#include "account.h"
+#include "judge.h"
+
+/* Reasons that observe mode counts and passes on. */
+static __always_inline int is_violation(enum reason reason)
+{
+	return reason >= REASON_UNKNOWN_VTEP && reason <= REASON_INNER_TAGS;
+}
+
+static __always_inline enum verdict underlay_verdict(enum reason reason)
+{
+	if (is_violation(reason))
+		return spoof_enforce ? VERDICT_DROP : VERDICT_OBSERVE;
+	if (reason == REASON_UNKNOWN_ENDPOINT)
+		return unknown_endpoint_drop ? VERDICT_DROP : VERDICT_PASS;
+	return reason_passes(reason) ? VERDICT_PASS : VERDICT_DROP;
+}
+
+static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d, const struct packet *p, __u32 verdict,
+				    __u32 reason)
+{
+	struct event *e;
+	__u64 length;
+
+	if (!d || !p)
+		return 0;
+	e = event_reserve(d, p, HOOK_UNDERLAY_RX, verdict, reason, ctx->ingress_ifindex);
+	if (!e)
+		return 0;
+	length = (__u64)ctx->data_end - (__u64)ctx->data;
+	if (length > EVENT_BYTES)
+		length = EVENT_BYTES;
+	/* clang drops the lower bound, which the verifier cannot infer: "R4 invalid zero-sized read" (6.18). */
+	asm volatile("" : "+r"(length));
+	if (length >= 1 && length <= EVENT_BYTES && !bpf_xdp_load_bytes(ctx, 0, e->data, length))
+		e->captured = length;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+static __always_inline void underlay_count(struct xdp_md *ctx, const struct decision *d, const struct packet *p,
+					   enum verdict verdict, enum reason reason)
+{
+	if (account(d, p, HOOK_UNDERLAY_RX, verdict, reason))
+		underlay_tell(ctx, d, p, verdict, reason);
+}
+
+/* The one exit. What observe mode noticed on the way is counted beside the reason that the packet left with. */
+static __always_inline int underlay_exit(struct xdp_md *ctx, const struct decision *d, const struct packet *p,
+					 enum reason reason)
+{
+	enum verdict verdict = underlay_verdict(reason);
+
+	if (d->violation && d->violation != reason)
+		underlay_count(ctx, d, p, VERDICT_OBSERVE, d->violation);
+	underlay_count(ctx, d, p, verdict, reason);
+	return verdict == VERDICT_DROP ? XDP_DROP : XDP_PASS;
+}
