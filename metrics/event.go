@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/weirnet/weir/bpf"
+	"github.com/weirnet/weir/policy"
+)
+
+// Names turns the numbers of an event into names. A *policy.Image is one.
+type Names interface {
+	RuleName(number uint16) (policyKey, path string, ok bool)
+	IdentityName(number uint32) string
+}
+
+// FormatEvent is a sampled verdict in one line for people:
+//
+//	drop denied_default at underlay_rx, ingress: TCP 10.42.1.5:41234 (default/backend) -> 10.42.0.7:80 (default/frontend), 74 bytes
+//
+// It names the rule that decided, if one did. names may be nil.
+func FormatEvent(e *bpf.Event, names Names) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s at %s, %s: ", bpf.VerdictName(bpf.Verdict(e.Verdict)), bpf.ReasonName(bpf.Reason(e.Reason)),
+		bpf.HookName(bpf.Hook(e.Hook)), bpf.DirectionName(bpf.Direction(e.Direction)))
+	if e.Saddr|e.Daddr == 0 {
+		b.WriteString("not IPv4")
+	} else {
+		protocol, ports := protocolName(e.Protocol)
+		fmt.Fprintf(&b, "%s %s -> %s", protocol,
+			side(e.Saddr, e.Sport, ports, e.SourceIdentity, names), side(e.Daddr, e.Dport, ports, e.DestinationIdentity, names))
+		if e.Protocol == policy.ICMP {
+			fmt.Fprintf(&b, " type %d", e.Dport)
+		}
+	}
+	if e.Rule != 0 && names != nil {
+		if key, path, ok := names.RuleName(e.Rule); ok {
+			fmt.Fprintf(&b, ", by %s %s", key, path)
+		}
+	}
+	fmt.Fprintf(&b, ", %d bytes", e.Length)
+	return b.String()
+}
+
+func side(addr uint32, port uint16, ports bool, identity uint32, names Names) string {
+	var raw [4]byte
+	binary.BigEndian.PutUint32(raw[:], addr)
+	text := netip.AddrFrom4(raw).String()
+	if ports {
+		text = fmt.Sprintf("%s:%d", text, port)
+	}
+	if names == nil || identity == 0 {
+		return text
+	}
+	return fmt.Sprintf("%s (%s)", text, names.IdentityName(identity))
+}
+
+func protocolName(p uint8) (name string, ports bool) {
+	switch p {
+	case policy.TCP:
+		return "TCP", true
+	case policy.UDP:
+		return "UDP", true
+	case policy.SCTP:
+		return "SCTP", true
+	case policy.ICMP:
+		return "ICMP", false
+	}
+	return fmt.Sprintf("protocol %d", p), false
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package metrics says in Prometheus' words, and in a line of text, what the datapath counted and what the agent did.
+package metrics
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weirnet/weir/policy"
+)
+
+// Metrics are the agent's own figures together with those of the datapath.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	applies         prometheus.Histogram
+	applyFailures   prometheus.Counter
+	lastApply       prometheus.Gauge
+	manifestsError  prometheus.Gauge
+	imageBytes      prometheus.Gauge
+	imageGeneration prometheus.Gauge
+	identities      prometheus.Gauge
+	endpoints       prometheus.Gauge
+	unattached      prometheus.Gauge
+	nodes           prometheus.Gauge
+	unenforceable   prometheus.Gauge
+	attachments     *prometheus.GaugeVec
+}
+
+// New registers everything. The datapath is read anew for each scrape.
+func New(datapath Datapath, version string) *Metrics {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_" + name, Help: help})
+	}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		applies: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_apply_seconds", Help: "Time from a change of the manifests or nodes, read, until the kernel enforced it.",
+			Buckets: prometheus.ExponentialBuckets(0.002, 2, 13),
+		}),
+		applyFailures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_apply_failures_total", Help: "Changes that could not be applied; the state before stayed.",
+		}),
+		lastApply:       gauge("last_apply_timestamp_seconds", "When policy was last applied."),
+		manifestsError:  gauge("manifests_error", "1 while the present manifests are refused and an earlier set is enforced."),
+		imageBytes:      gauge("image_bytes", "Size of the live policy image."),
+		imageGeneration: gauge("image_generation", "Generation of the live policy image."),
+		identities:      gauge("identities", "Identities that policy on this node tells apart."),
+		endpoints:       gauge("endpoints", "Pods of this node."),
+		unattached:      gauge("endpoints_without_interface", "Pods of this node whose interface has not been found."),
+		nodes:           gauge("nodes", "Nodes of the cluster."),
+		unenforceable:   gauge("unenforceable_rules", "Rules that cannot be enforced exactly; they admit nothing."),
+		attachments: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weir_attachments", Help: "Interfaces that a program is attached to.",
+		}, []string{"hook"}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "weir_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	info.Set(1)
+	m.registry.MustRegister(m.applies, m.applyFailures, m.lastApply, m.manifestsError, m.imageBytes, m.imageGeneration,
+		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.attachments, info, newCollector(datapath))
+	return m
+}
+
+// Handler serves the metrics. A datapath that cannot be read fails the scrape rather than thin it out.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Applied notes that compiled is enforced since now.
+func (m *Metrics) Applied(compiled *policy.Compiled, took time.Duration, now time.Time) {
+	m.applies.Observe(took.Seconds())
+	m.lastApply.Set(float64(now.UnixNano()) / 1e9)
+	m.imageBytes.Set(float64(compiled.Image.Size()))
+	m.imageGeneration.Set(float64(compiled.Image.Generation()))
+	m.identities.Set(float64(distinctIdentities(compiled)))
+	m.endpoints.Set(float64(len(compiled.Endpoints)))
+	m.nodes.Set(float64(len(compiled.Nodes)))
+}
+
+// ApplyFailed notes a change that was not applied.
+func (m *Metrics) ApplyFailed() { m.applyFailures.Inc() }
+
+// Manifests notes whether the present manifests are refused, and how many rules of the enforced ones admit nothing because
+// they cannot be enforced.
+func (m *Metrics) Manifests(refused bool, unenforceable int) {
+	m.manifestsError.Set(0)
+	if refused {
+		m.manifestsError.Set(1)
+	}
+	m.unenforceable.Set(float64(unenforceable))
+}
+
+// Interfaces notes how many pods have no interface yet, and how many interfaces each hook's program is on.
+func (m *Metrics) Interfaces(missing int, attached map[string]int) {
+	m.unattached.Set(float64(missing))
+	for hook, n := range attached {
+		m.attachments.WithLabelValues(hook).Set(float64(n))
+	}
+}
+
+func distinctIdentities(compiled *policy.Compiled) int {
+	seen := map[uint32]bool{}
+	for _, a := range compiled.Addresses {
+		seen[a.Identity] = true
+	}
+	return len(seen)
+}
