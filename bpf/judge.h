@@ -13,7 +13,6 @@
 #include "conntrack.h"
 
 enum backends_admitted {
-	BACKENDS_NO_SERVICE, /* not a Service address */
 	BACKENDS_ALL,
 	BACKENDS_NONE,
 	BACKENDS_MIXED, /* the chosen one is judged after translation */
@@ -28,22 +27,27 @@ static __always_inline struct service *service_find(const struct decision *d, __
 	return bpf_map_lookup_elem(&services, &key);
 }
 
-/* What an egress row says about the backends of a Service; they are few and distinct. */
-static __noinline int service_judge(const struct image_header *image, const struct service *service, __u16 row, __u8 protocol)
+/*
+ * What an egress row of the image of this generation says about the backends of a Service; they are few and distinct.
+ * A global function, which the verifier walks once and not once a caller: so it can be handed no image and reads the slot
+ * itself. Should that have been swapped meanwhile, the backend is judged after translation, by the new image.
+ */
+__noinline int service_judge(const struct service *service, __u32 row, __u32 protocol, __u32 generation)
 {
+	const struct image_header *image = image_get();
 	__u32 admitted = 0, host_refused = 0, count, i;
 
 	if (!image || !service)
-		return BACKENDS_NO_SERVICE;
-	if (service->flags & SERVICE_MANY)
+		return BACKENDS_NONE;
+	if (service->flags & SERVICE_MANY || image->generation != generation)
 		return BACKENDS_MIXED;
 	count = service->count;
 	/* No branch inside: the verifier would walk 2^MAX_BACKENDS ways through it. */
 	for (i = 0; i < MAX_BACKENDS && i < count; i++) {
 		const struct backend *backend = &service->backends[i];
-		struct image_identity peer = image_identity(image, backend->identity);
+		__u64 peer = image_identity(image, backend->identity);
 		__u16 class = image_port_class(image, protocol, backend->port);
-		__u32 allow = image_cell(image, row, peer.peer_class, class) / CELL_ALLOW & 1;
+		__u32 allow = image_cell(image, row, identity_class(peer), class) / CELL_ALLOW & 1;
 
 		admitted += allow;
 		host_refused |= backend->flags & BACKEND_HOST & ~allow;
@@ -62,7 +66,8 @@ static __noinline int service_judge(const struct image_header *image, const stru
  */
 static __noinline int image_admits(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination)
 {
-	struct image_identity from, to;
+	__u64 from, to;
+	__u16 row;
 	const struct image_header *image;
 	__u16 class;
 
@@ -72,18 +77,20 @@ static __noinline int image_admits(const struct decision *d, const struct flow_k
 	from = image_identity(image, address_identity(source));
 	to = image_identity(image, address_identity(destination));
 	class = image_port_class(image, key->protocol, key->dport);
-	if (address_kind(source) == ADDRESS_LOCAL_POD && from.rows[DIRECTION_EGRESS]) {
+	row = identity_row(from, DIRECTION_EGRESS);
+	if (address_kind(source) == ADDRESS_LOCAL_POD && row) {
 		struct service *service = service_find(d, key->daddr, key->dport, key->protocol);
 
 		if (service) {
-			if (service_judge(image, service, from.rows[DIRECTION_EGRESS], key->protocol) == BACKENDS_NONE)
+			if (service_judge(service, row, key->protocol, d->generation) == BACKENDS_NONE)
 				return 0;
-		} else if (!(image_cell(image, from.rows[DIRECTION_EGRESS], to.peer_class, class) & CELL_ALLOW)) {
+		} else if (!(image_cell(image, row, identity_class(to), class) & CELL_ALLOW)) {
 			return 0;
 		}
 	}
-	if (address_kind(destination) == ADDRESS_LOCAL_POD && to.rows[DIRECTION_INGRESS] &&
-	    !(image_cell(image, to.rows[DIRECTION_INGRESS], from.peer_class, class) & CELL_ALLOW))
+	row = identity_row(to, DIRECTION_INGRESS);
+	if (address_kind(destination) == ADDRESS_LOCAL_POD && row &&
+	    !(image_cell(image, row, identity_class(from), class) & CELL_ALLOW))
 		return 0;
 	return 1;
 }
@@ -234,8 +241,8 @@ struct subject {
  */
 static __always_inline enum reason judge(struct decision *d, struct packet *p, const struct subject *s, __u32 peer)
 {
-	struct image_identity subject = image_identity(d->image, s->identity), other;
-	__u16 row = subject.rows[s->direction & 1], cell;
+	__u16 row = identity_row(image_identity(d->image, s->identity), s->direction), cell;
+	__u64 other;
 	enum reason denied;
 	int answer;
 
@@ -249,7 +256,7 @@ static __always_inline enum reason judge(struct decision *d, struct packet *p, c
 		struct service *service = service_find(d, p->daddr, p->dport, p->protocol);
 
 		if (service) {
-			answer = service_judge(d->image, service, row, p->protocol);
+			answer = service_judge(service, row, p->protocol, d->generation);
 			if (answer == BACKENDS_ALL)
 				return REASON_SERVICE;
 			if (answer == BACKENDS_MIXED)
@@ -258,7 +265,7 @@ static __always_inline enum reason judge(struct decision *d, struct packet *p, c
 		}
 	}
 	other = image_identity(d->image, peer);
-	cell = image_cell(d->image, row, other.peer_class, image_port_class(d->image, p->protocol, p->dport));
+	cell = image_cell(d->image, row, identity_class(other), image_port_class(d->image, p->protocol, p->dport));
 	d->rule = cell & CELL_RULE;
 	if (cell & CELL_ALLOW)
 		return d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;

@@ -17,18 +17,22 @@ static __always_inline struct image_header *image_get(void)
 	return inner ? bpf_map_lookup_elem(inner, &zero) : NULL;
 }
 
-/* An identity as one 8-byte load: peer class, row by direction. */
-static __always_inline struct image_identity image_identity(const struct image_header *image, __u32 identity)
+/* struct image_identity as one 8-byte load, taken apart by shifts: as a struct in memory the verifier lost track of it. */
+static __always_inline __u64 image_identity(const struct image_header *image, __u32 identity)
 {
-	union {
-		__u64 raw;
-		struct image_identity identity;
-	} u;
-
 	if (identity >= image->identity_count)
 		identity = 0;
-	u.raw = IMAGE_AT(image, image->identities + identity * sizeof(u), __u64);
-	return u.identity;
+	return IMAGE_AT(image, image->identities + identity * sizeof(__u64), __u64);
+}
+
+static __always_inline __u16 identity_class(__u64 identity)
+{
+	return identity;
+}
+
+static __always_inline __u16 identity_row(__u64 identity, __u32 direction)
+{
+	return identity >> (16 + 16 * (direction & 1));
 }
 
 static __always_inline __u16 image_port_class(const struct image_header *image, __u8 protocol, __u16 port)

@@ -1,0 +1,221 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * pod_tx and pod_rx, on the host side of each pod's veth: what a pod sends, and every packet that it is about to receive.
+ * overlay_tx, on egress of the VXLAN device and the NIC: what leaves with its addresses already translated.
+ */
+enum { SEES_SERVICES = 1 };
+
+#include "pod.h"
+#include "verdict.h"
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* The tunnel port of any node, this one included: its VXLAN socket listens on all addresses, broadcast ones too. */
+static __always_inline int to_tunnel_port(const struct decision *d, const struct packet *p)
+{
+	enum address_kind kind = address_kind(d->destination);
+
+	if (p->protocol != IPPROTO_UDP || p->fragment == FRAGMENT_LATER || p->dport != vxlan_port)
+		return 0;
+	return kind == ADDRESS_NODE || kind == ADDRESS_HOST || kind == ADDRESS_LOCAL_CIDR || kind == ADDRESS_REMOTE_CIDR ||
+	       p->daddr >= 0xe0000000;
+}
+
+/* Egress of the sender, and ingress of the receiver when it is local too. */
+static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct decision *d, struct packet *p, __u32 slot)
+{
+	struct subject sender = {
+		.identity = address_identity(d->source),
+		.slot = slot,
+		.direction = DIRECTION_EGRESS,
+		.inserts = 1,
+	};
+	struct subject receiver = {
+		.identity = address_identity(d->destination),
+		.slot = address_slot(d->destination),
+		.direction = DIRECTION_INGRESS,
+		.inserts = 1,
+	};
+	enum reason reason = judge(d, p, &sender, receiver.identity);
+	__u16 rule = d->rule;
+
+	if (!reason_passes(reason))
+		return reason;
+	if (address_kind(d->destination) == ADDRESS_LOCAL_POD) {
+		enum reason other = judge(d, p, &receiver, sender.identity);
+
+		if (!reason_passes(other))
+			return other;
+		d->rule = rule; /* pod_rx counts the receiver's allow */
+		d->direction = DIRECTION_EGRESS;
+	}
+	if (reason == REASON_SERVICE_MIXED)
+		skb->tc_index = slot + 1;
+	if (row_of(d, sender.identity, DIRECTION_INGRESS))
+		flow_record(d, p, slot, 1);
+	return reason;
+}
+
+static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
+{
+	struct endpoint *endpoint;
+	struct service *service;
+	__be32 arp_sender = 0;
+	__u32 slot = 0;
+	enum frame frame;
+
+	d->direction = DIRECTION_EGRESS;
+	if (!decision_open(d))
+		return REASON_NO_IMAGE;
+	endpoint = endpoint_of(skb->ifindex, &slot);
+	if (!endpoint)
+		return REASON_UNKNOWN_ENDPOINT;
+	frame = skb_parse(skb, p, &arp_sender);
+	switch (frame) {
+	case FRAME_IPV4:
+		break;
+	case FRAME_ARP:
+		return !arp_sender || bpf_ntohl(arp_sender) == endpoint->addr4 ? REASON_NOT_IP : REASON_SPOOFED_SOURCE;
+	case FRAME_IPV6:
+		return unreadable(d, endpoint->identity, DIRECTION_EGRESS, REASON_IPV6);
+	case FRAME_OTHER:
+		return unreadable(d, endpoint->identity, DIRECTION_EGRESS, REASON_NOT_IP_ISOLATED);
+	case FRAME_TAGS:
+		return REASON_POD_TAGS;
+	default:
+		return REASON_MALFORMED;
+	}
+	if (!endpoint->addr4 || p->saddr != endpoint->addr4)
+		return REASON_SPOOFED_SOURCE;
+	d->source = address_lookup(d->shared, p->saddr);
+	d->destination = address_lookup(d->shared, p->daddr);
+	if (to_tunnel_port(d, p))
+		return REASON_TUNNEL_FROM_POD;
+	service = p->protocol == IPPROTO_UDP ? service_find(d, p->daddr, p->dport, p->protocol) : NULL;
+	if (service && service->flags & SERVICE_TUNNEL)
+		return REASON_TUNNEL_FROM_POD;
+	return pod_tx_judge(skb, d, p, slot);
+}
+
+SEC("tc")
+int pod_tx(struct __sk_buff *skb)
+{
+	struct packet *p = skb_open(skb, HOOK_POD_TX);
+	struct decision d = {};
+
+	if (!p)
+		return TC_ACT_SHOT; /* cannot be: the array has a slot for every hook */
+	return skb_exit(skb, &d, p, HOOK_POD_TX, pod_tx_decide(skb, &d, p));
+}
+
+/* A Service address was admitted for only some of its backends: may this pod reach the one that was chosen? */
+static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct decision *d, struct packet *p)
+{
+	__u32 slot = skb->tc_index - 1;
+	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &slot);
+	__u16 row, peer, cell;
+
+	skb->tc_index = 0; /* an encapsulated skb passes the NIC's program again, with other addresses */
+	if (!endpoint)
+		return REASON_UNKNOWN_ENDPOINT;
+	row = row_of(d, endpoint->identity, DIRECTION_EGRESS);
+	if (!row)
+		return REASON_NOT_ISOLATED;
+	peer = identity_class(image_identity(d->image, address_identity(d->destination)));
+	cell = image_cell(d->image, row, peer, image_port_class(d->image, p->protocol, p->dport));
+	d->direction = DIRECTION_EGRESS;
+	d->rule = cell & CELL_RULE;
+	if (cell & CELL_ALLOW)
+		return REASON_ALLOWED;
+	return d->rule ? REASON_DENIED_RULE : REASON_DENIED_DEFAULT;
+}
+
+static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
+{
+	struct subject subject = {.direction = DIRECTION_INGRESS, .from_peer = 1, .inserts = 1};
+	struct endpoint *endpoint;
+	__be32 arp_sender = 0;
+	enum reason reason;
+	enum frame frame;
+
+	if (!decision_open(d))
+		return REASON_NO_IMAGE;
+	endpoint = endpoint_of(skb->ifindex, &subject.slot);
+	if (!endpoint)
+		return REASON_UNKNOWN_ENDPOINT;
+	subject.identity = endpoint->identity;
+	frame = skb_parse(skb, p, &arp_sender);
+	switch (frame) {
+	case FRAME_IPV4:
+		break;
+	case FRAME_ARP:
+		return REASON_NOT_IP;
+	case FRAME_IPV6:
+		return unreadable(d, subject.identity, DIRECTION_INGRESS, REASON_IPV6);
+	case FRAME_OTHER:
+		return unreadable(d, subject.identity, DIRECTION_INGRESS, REASON_NOT_IP_ISOLATED);
+	case FRAME_TAGS:
+		return REASON_POD_TAGS;
+	default:
+		return REASON_MALFORMED;
+	}
+	d->source = address_lookup(d->shared, p->saddr);
+	d->destination = address_lookup(d->shared, p->daddr);
+	if (skb->tc_index) {
+		reason = chosen_backend(skb, d, p);
+		if (!reason_passes(reason))
+			return reason;
+	}
+	reason = judge(d, p, &subject, address_identity(d->source));
+	if (!reason_passes(reason))
+		return reason;
+	if (row_of(d, subject.identity, DIRECTION_EGRESS))
+		flow_record(d, p, subject.slot, 0);
+	else if (address_kind(d->source) == ADDRESS_LOCAL_POD && row_of(d, address_identity(d->source), DIRECTION_INGRESS))
+		flow_record(d, p, address_slot(d->source), 1); /* translated since pod_tx saw it */
+	return reason;
+}
+
+SEC("tc")
+int pod_rx(struct __sk_buff *skb)
+{
+	struct packet *p = skb_open(skb, HOOK_POD_RX);
+	struct decision d = {};
+
+	if (!p)
+		return TC_ACT_SHOT; /* cannot be: the array has a slot for every hook */
+	return skb_exit(skb, &d, p, HOOK_POD_RX, pod_rx_decide(skb, &d, p));
+}
+
+static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
+{
+	__be32 arp_sender = 0;
+
+	d->direction = DIRECTION_EGRESS;
+	if (!decision_open(d))
+		return REASON_UNTOUCHED; /* most of what passes here is the node's own */
+	if (skb_parse(skb, p, &arp_sender) != FRAME_IPV4)
+		return REASON_UNTOUCHED;
+	d->source = address_lookup(d->shared, p->saddr);
+	d->destination = address_lookup(d->shared, p->daddr);
+	if (address_kind(d->source) == ADDRESS_LOCAL_POD) {
+		if (to_tunnel_port(d, p))
+			return REASON_TUNNEL_FROM_POD;
+		if (row_of(d, address_identity(d->source), DIRECTION_INGRESS))
+			flow_record(d, p, address_slot(d->source), 1);
+	}
+	return skb->tc_index ? chosen_backend(skb, d, p) : REASON_UNTOUCHED;
+}
+
+SEC("tc")
+int overlay_tx(struct __sk_buff *skb)
+{
+	struct packet *p = skb_open(skb, HOOK_OVERLAY_TX);
+	struct decision d = {};
+
+	if (!p)
+		return TC_ACT_UNSPEC; /* cannot be: the array has a slot for every hook */
+	return skb_exit(skb, &d, p, HOOK_OVERLAY_TX, overlay_tx_decide(skb, &d, p));
+}
