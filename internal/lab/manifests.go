@@ -62,7 +62,8 @@ func (l *Lab) AddNamespace(name string) error {
 	return l.Manifests.Write("namespace-"+name+".yaml", namespace(name))
 }
 
-func (l *Lab) describeNode(n *Node) error {
+// DescribeNode writes the Node object of a node; it need not be one of the lab's own.
+func (l *Lab) DescribeNode(n *Node) error {
 	return l.Manifests.Write(n.NodeID+".yaml", fmt.Sprintf(`apiVersion: v1
 kind: Node
 metadata:

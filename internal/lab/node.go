@@ -42,7 +42,7 @@ func (l *Lab) newNode(number int) (*Node, error) {
 		n.close()
 		return nil, err
 	}
-	return n, l.describeNode(n)
+	return n, l.DescribeNode(n)
 }
 
 // router makes the node forward, and gives it the VXLAN device and the bridge.
