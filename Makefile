@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# Names commands; what they do is in the commands themselves.
+
+GO ?= go
+PACKAGES := clang-19 llvm-19 nftables iproute2 iptables ethtool
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## bin/weir
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/weir ./cmd/weir
+
+.PHONY: demo
+demo: deps build ## the main job on an embedded lab: two nodes, real packets, no cluster (root)
+	bin/weir demo $(DEMO_FLAGS)
+
+.PHONY: test
+test: deps ## all tests (root)
+	$(GO) test -count=1 -timeout 20m ./...
+
+.PHONY: bench-quick
+bench-quick: build ## CPU ns per packet of the datapath beside an empty program (root)
+	bin/weir bench
+
+.PHONY: generate
+generate: deps ## the objects and Go types from the BPF sources
+	$(GO) generate ./bpf ./xdp ./tc ./bench
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+.PHONY: fuzz
+fuzz: ## ten seconds on each fuzz target
+	deploy/fuzz.sh
+
+# Debian packages, installed once: dpkg knows what is there.
+.PHONY: deps
+deps:
+	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>&1 | awk '/no packages found matching/ {print $$NF} /not-installed|deinstall/ {print $$1}'); \
+	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
