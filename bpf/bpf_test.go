@@ -3,6 +3,9 @@
 package bpf
 
 import (
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,4 +64,44 @@ func TestLimitsAreThoseOfTheMaps(t *testing.T) {
 	if n := len(Event{}.Data); n != EventBytes {
 		t.Errorf("an event holds %d bytes in C, %d in Go", n, EventBytes)
 	}
+}
+
+// ARCHITECTURE.md has one row for each reason and each map, in order of the enum for reasons, and no other.
+func TestArchitectureHasEveryReasonAndMap(t *testing.T) {
+	text, err := os.ReadFile("../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rows(t, string(text), "## Reasons"); !slices.Equal(got, reasonNames[:]) {
+		t.Errorf("reasons in ARCHITECTURE.md:\n%v\nin the enum:\n%v", got, reasonNames)
+	}
+	spec, err := Spec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var maps []string
+	for name := range spec.Maps {
+		maps = append(maps, name)
+	}
+	got := rows(t, string(text), "## Maps")
+	slices.Sort(got)
+	slices.Sort(maps)
+	if !slices.Equal(got, maps) {
+		t.Errorf("maps in ARCHITECTURE.md:\n%v\nin the object:\n%v", got, maps)
+	}
+}
+
+// rows returns the first cells, those in back quotes, of the tables in a section.
+func rows(t *testing.T, text, heading string) []string {
+	t.Helper()
+	_, section, ok := strings.Cut(text, heading+"\n")
+	if !ok {
+		t.Fatalf("ARCHITECTURE.md has no section %q", heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	var names []string
+	for _, match := range regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\|").FindAllStringSubmatch(section, -1) {
+		names = append(names, match[1])
+	}
+	return names
 }
