@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -56,6 +57,9 @@ func (l *Lab) AddPod(n *Node, spec PodSpec) (*Pod, error) {
 		err = l.describePod(p)
 	}
 	if err == nil {
+		err = p.pause()
+	}
+	if err == nil {
 		err = p.connect()
 	}
 	if err != nil {
@@ -64,6 +68,16 @@ func (l *Lab) AddPod(n *Node, spec PodSpec) (*Pod, error) {
 	}
 	l.Pods = append(l.Pods, p)
 	return p, nil
+}
+
+// pause starts what every Kubernetes pod has: a process that does nothing, by which others find the namespace.
+func (p *Pod) pause() error {
+	cmd := exec.Command("sleep", "infinity")
+	if err := p.Start(cmd); err != nil {
+		return err
+	}
+	go cmd.Wait() // it is killed when the pod's namespace is closed
+	return nil
 }
 
 func (p *Pod) connect() error {
