@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package oracle judges packets straight from the API objects, the slow and obvious way: for every packet it reads every
+// policy from the first line to the last. It shares no code with the translation and the compiler that it is there to
+// check; what it says is meant to be compared with the prose of the APIs, sentence by sentence.
+package oracle
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weirnet/weir/k8s"
+)
+
+// IP protocol numbers.
+const (
+	icmp   uint8 = 1
+	tcp    uint8 = 6
+	udp    uint8 = 17
+	icmpv6 uint8 = 58
+	sctp   uint8 = 132
+)
+
+// Reasons, under the names that the datapath has for them.
+const (
+	Allowed       = "allowed"
+	NotIsolated   = "not_isolated"
+	Self          = "self"
+	DeniedDefault = "denied_default"
+	DeniedRule    = "denied_rule"
+)
+
+// HostRule names the standing permission of a node to reach its own pods.
+const HostRule = "weir host reaches its pods"
+
+// Options are the switches of interpretation. The zero value is the default.
+type Options struct {
+	// HostByRule takes away the node's standing permission to reach its own pods.
+	HostByRule bool
+	// IPBlockCilium reads a NetworkPolicy's ipBlock as Cilium does: it matches neither pods nor nodes.
+	IPBlockCilium bool
+	// ICMPTypeZeroExact reads ICMP type 0 as echo reply only, not as every type.
+	ICMPTypeZeroExact bool
+}
+
+// Party is one end of a packet: a pod, a node, or an address that is neither.
+type Party struct {
+	Pod  *corev1.Pod // with an address of its own; a pod in the host's network is its Node
+	Node string
+	Addr netip.Addr // what the packet carries
+}
+
+// Packet is the first packet of a connection.
+type Packet struct {
+	Protocol uint8
+	Port     uint16 // destination port; of ICMP and ICMPv6 the type
+}
+
+// Judgement is what the policies of one pod say about a packet.
+type Judgement struct {
+	Allow  bool
+	Reason string
+	// Rules are all rules that could be named for it: every deny rule that matches, else every allow rule.
+	Rules []string
+}
+
+// Oracle answers for one set of objects.
+type Oracle struct {
+	objects    *k8s.Objects
+	options    Options
+	namespaces map[string]map[string]string // name → labels
+	podCIDRs   []netip.Prefix
+	apiAddrs   map[netip.Addr]bool // the Kubernetes API is served from
+	apiNodes   map[string]bool     // a node that has one of them
+}
+
+// New reads what objects say about namespaces, nodes and the API server; policies are read anew for every packet.
+func New(objects *k8s.Objects, options Options) *Oracle {
+	o := &Oracle{objects: objects, options: options, namespaces: map[string]map[string]string{},
+		apiAddrs: map[netip.Addr]bool{}, apiNodes: map[string]bool{}}
+	for _, n := range objects.Namespaces {
+		o.namespaces[n.Name] = n.Labels
+	}
+	for _, slice := range objects.EndpointSlices {
+		if slice.Namespace == "default" && slice.Labels["kubernetes.io/service-name"] == "kubernetes" {
+			for _, endpoint := range slice.Endpoints {
+				o.addAPIServer(endpoint.Addresses...)
+			}
+		}
+	}
+	for _, e := range objects.Endpoints {
+		if e.Namespace == "default" && e.Name == "kubernetes" {
+			for _, subset := range e.Subsets {
+				for _, a := range subset.Addresses {
+					o.addAPIServer(a.IP)
+				}
+			}
+		}
+	}
+	for _, n := range objects.Nodes {
+		for _, text := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				o.podCIDRs = append(o.podCIDRs, prefix)
+			}
+		}
+		for _, a := range n.Status.Addresses {
+			if addr, err := netip.ParseAddr(a.Address); err == nil && o.apiAddrs[addr] {
+				o.apiNodes[n.Name] = true
+			}
+		}
+	}
+	return o
+}
+
+func (o *Oracle) addAPIServer(texts ...string) {
+	for _, text := range texts {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			o.apiAddrs[addr] = true
+		}
+	}
+}
+
+// unmanaged says that a party is an address of some node's podCIDR that no pod and no node is known to have.
+func (o *Oracle) unmanaged(p Party) bool {
+	if p.Pod != nil || p.Node != "" {
+		return false
+	}
+	for _, prefix := range o.podCIDRs {
+		if prefix.Contains(p.Addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// world says that a party is outside the cluster.
+func (o *Oracle) world(p Party) bool { return p.Pod == nil && p.Node == "" && !o.unmanaged(p) }
+
+// opinion is what a set of policies says about a packet on one side of it, before it is weighed.
+type opinion struct {
+	isolated     bool
+	allows, deny []string
+}
+
+// Judge says what the sender's and the receiver's policies make of a packet. A side that is no pod has no policies: nil.
+// The sides are judged apart: ingress does not care that egress is denied.
+func (o *Oracle) Judge(src, dst Party, packet Packet) (egress, ingress *Judgement) {
+	if src.Pod != nil {
+		egress = o.judge(side{subject: src, peer: dst, packet: packet, egress: true})
+	}
+	if dst.Pod != nil {
+		ingress = o.judge(side{subject: dst, peer: src, packet: packet})
+	}
+	return egress, ingress
+}
+
+// side is a packet seen from one of its ends.
+type side struct {
+	subject, peer Party
+	packet        Packet
+	egress        bool
+}
+
+// destination is the party whose container ports give named ports their meaning.
+func (s side) destination() Party {
+	if s.egress {
+		return s.peer
+	}
+	return s.subject
+}
+
+// host says that the peer is the node that the subject runs on.
+func (s side) host() bool {
+	return s.peer.Node != "" && s.peer.Node == s.subject.Pod.Spec.NodeName
+}
+
+func (o *Oracle) judge(s side) *Judgement {
+	if s.peer.Pod != nil && s.peer.Pod.Namespace == s.subject.Pod.Namespace && s.peer.Pod.Name == s.subject.Pod.Name {
+		return &Judgement{Allow: true, Reason: Self} // A pod always reaches itself.
+	}
+	var all opinion
+	o.networkPolicies(s, &all)
+	o.ciliumPolicies(s, &all)
+	switch {
+	case len(all.deny) > 0: // Any matching deny beats any allow.
+		return &Judgement{Allow: false, Reason: DeniedRule, Rules: all.deny}
+	case len(all.allows) > 0:
+		return &Judgement{Allow: true, Reason: Allowed, Rules: all.allows}
+	case !all.isolated:
+		return &Judgement{Allow: true, Reason: NotIsolated}
+	case !s.egress && s.host() && !o.options.HostByRule: // The pod's own node always reaches it.
+		return &Judgement{Allow: true, Reason: Allowed, Rules: []string{HostRule}}
+	}
+	return &Judgement{Allow: false, Reason: DeniedDefault}
+}

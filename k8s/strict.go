@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package k8s
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"reflect"
+	"sort"
+	"strings"
+)
+
+// checker collects what is wrong with one object.
+type checker struct {
+	origin   Origin
+	object   string
+	problems []error
+}
+
+func (c *checker) bad(path, format string, args ...any) {
+	c.problems = append(c.problems, &Problem{Origin: c.origin, Object: c.object, Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// shape compares a JSON tree with the Go type it is to be decoded into and names each field that the type does not have
+// and each value of a wrong type, by its full path. strict are the fields below which null is refused: there a blank value
+// is a line that somebody meant to go on writing, and "from:" without a list would admit everyone.
+func (c *checker) shape(tree any, t reflect.Type, path string, strict []string) {
+	if tree == nil {
+		if under(path, strict) {
+			c.bad(path, "has no value; give it one or leave the field out")
+		}
+		return
+	}
+	if t.Kind() == reflect.Pointer {
+		c.shape(tree, t.Elem(), path, strict)
+		return
+	}
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		c.opaque(tree, t, path)
+		return
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		object, ok := tree.(map[string]any)
+		if !ok {
+			c.mismatch(path, tree, "an object")
+			return
+		}
+		fields := fieldsOf(t)
+		for _, key := range sorted(object) {
+			field, known := fields[key]
+			if !known {
+				c.unknown(join(path, key), key, fields)
+				continue
+			}
+			c.shape(object[key], field, join(path, key), strict)
+		}
+	case reflect.Map:
+		object, ok := tree.(map[string]any)
+		if !ok {
+			c.mismatch(path, tree, "an object")
+			return
+		}
+		for _, key := range sorted(object) {
+			c.shape(object[key], t.Elem(), path+"["+key+"]", strict)
+		}
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			if _, ok := tree.(string); !ok {
+				c.mismatch(path, tree, "a string")
+			}
+			return
+		}
+		list, ok := tree.([]any)
+		if !ok {
+			c.mismatch(path, tree, "a list")
+			return
+		}
+		for i, item := range list {
+			c.shape(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i), strict)
+		}
+	default:
+		c.scalar(tree, t, path)
+	}
+}
+
+func (c *checker) scalar(tree any, t reflect.Type, path string) {
+	switch t.Kind() {
+	case reflect.String:
+		if _, ok := tree.(string); !ok {
+			c.mismatch(path, tree, "a string")
+		}
+	case reflect.Bool:
+		if _, ok := tree.(bool); !ok {
+			c.mismatch(path, tree, "true or false")
+		}
+	case reflect.Float32, reflect.Float64:
+		switch tree.(type) {
+		case int64, float64:
+		default:
+			c.mismatch(path, tree, "a number")
+		}
+	case reflect.Interface:
+	default:
+		n, ok := tree.(int64)
+		if !ok {
+			c.mismatch(path, tree, "an integer")
+			return
+		}
+		unsigned := t.Kind() >= reflect.Uint && t.Kind() <= reflect.Uint64
+		if zero := reflect.New(t).Elem(); unsigned && (n < 0 || zero.OverflowUint(uint64(n))) || !unsigned && zero.OverflowInt(n) {
+			c.bad(path, "%d is out of range", n)
+		}
+	}
+}
+
+// opaque tries the type's own decoder, which does not say more than why it failed.
+func (c *checker) opaque(tree any, t reflect.Type, path string) {
+	data, err := json.Marshal(tree)
+	if err == nil {
+		err = json.Unmarshal(data, reflect.New(t).Interface())
+	}
+	if err != nil {
+		c.bad(path, "%s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+}
+
+func (c *checker) mismatch(path string, tree any, want string) {
+	got, hint := "", ""
+	switch v := tree.(type) {
+	case map[string]any:
+		got = "an object"
+	case []any:
+		got = "a list"
+	case string:
+		got = fmt.Sprintf("the string %q", v)
+	case bool:
+		got = fmt.Sprint(v)
+	case int64:
+		got = fmt.Sprint(v)
+	case float64:
+		got = fmt.Sprint(v)
+		if v == math.Trunc(v) {
+			got = fmt.Sprintf("%.1f", v)
+		}
+	}
+	if want == "a string" {
+		switch tree.(type) {
+		case bool, int64, float64:
+			hint = "; quote it"
+		}
+	}
+	if path == "" {
+		path = "document"
+	}
+	c.bad(path, "is %s, must be %s%s", got, want, hint)
+}
+
+func (c *checker) unknown(path, key string, fields map[string]reflect.Type) {
+	names := make([]string, 0, len(fields))
+	for name := range fields {
+		names = append(names, name)
+	}
+	if near := nearest(key, names); near != "" {
+		c.bad(path, "unknown field, did you mean %s?", near)
+		return
+	}
+	c.bad(path, "unknown field, remove it")
+}
+
+// fieldsOf lists a struct's fields by JSON name, those of embedded structs included.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		field := t.Field(i)
+		tag, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		switch {
+		case tag == "-":
+		case field.Anonymous && tag == "":
+			for name, inner := range fieldsOf(field.Type) {
+				fields[name] = inner
+			}
+		case tag != "":
+			fields[tag] = field.Type
+		}
+	}
+	return fields
+}
+
+func under(path string, roots []string) bool {
+	for _, root := range roots {
+		if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return true
+		}
+	}
+	return false
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func sorted(object map[string]any) []string {
+	keys := make([]string, 0, len(object))
+	for key := range object {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// nearest is the name that differs from word in the fewest letters; empty if none is near enough to be what was meant.
+func nearest(word string, names []string) string {
+	sort.Strings(names)
+	best, limit := "", max(1, len(word)/3)+1
+	for _, candidate := range names {
+		if d := distance(strings.ToLower(word), strings.ToLower(candidate)); d < limit {
+			best, limit = candidate, d
+		}
+	}
+	return best
+}
+
+// distance counts the insertions, deletions and substitutions that turn a into b (Levenshtein 1965).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package k8s
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weirnet/weir/policy"
+)
+
+// ciliumPolicy translates one object. namespace is empty for a clusterwide one.
+func (t *translator) ciliumPolicy(object, namespace string, spec *CiliumRule, specs []*CiliumRule) {
+	if spec != nil {
+		t.ciliumSpec(object, namespace, spec, "spec")
+	}
+	for i, s := range specs {
+		t.ciliumSpec(object, namespace, s, fmt.Sprintf("specs[%d]", i))
+	}
+}
+
+func (t *translator) ciliumSpec(object, namespace string, spec *CiliumRule, path string) {
+	if spec.EndpointSelector == nil {
+		t.status(object, path+".nodeSelector", ReasonUnsupported,
+			"policy for nodes is not enforced: weir guards pods; guard the node itself with its own firewall")
+		return
+	}
+	out := policy.Policy{Key: object, Subject: subject(spec.EndpointSelector, namespace)}
+	out.Isolates[policy.Ingress] = len(spec.Ingress)+len(spec.IngressDeny) > 0
+	out.Isolates[policy.Egress] = len(spec.Egress)+len(spec.EgressDeny) > 0
+	if d := spec.EnableDefaultDeny; d != nil {
+		out.Isolates[policy.Ingress] = out.Isolates[policy.Ingress] && (d.Ingress == nil || *d.Ingress)
+		out.Isolates[policy.Egress] = out.Isolates[policy.Egress] && (d.Egress == nil || *d.Egress)
+	}
+	for _, r := range rulesOf(spec, path) {
+		rule := policy.Rule{Path: r.path, Direction: r.direction, Action: r.action}
+		rule.Ports = t.ciliumPorts(object, &r)
+		rule.Peers = t.ciliumPeers(&r, namespace)
+		for _, u := range unsupported(&r) {
+			if r.action == policy.Allow {
+				rule.Peers = nil
+				t.status(object, u.path, ReasonUnsupported, u.why+"; the rule admits nothing. "+u.remedy)
+				continue
+			}
+			rule.Peers = append(rule.Peers, u.atMost)
+			t.status(object, u.path, ReasonUnsupported, u.why+"; the rule denies more than it says: "+u.instead+". "+u.remedy)
+		}
+		out.Rules = append(out.Rules, rule)
+	}
+	t.model.Policies = append(t.model.Policies, out)
+}
+
+// subject is the selector of the pods that a policy guards. A policy guards pods of its own namespace only: another one
+// that it asks for with the prefix k8s: is overruled.
+func subject(s *metav1.LabelSelector, namespace string) policy.Selector {
+	if namespace == "" {
+		return ciliumSelector(s)
+	}
+	own := metav1.LabelSelector{MatchLabels: map[string]string{}, MatchExpressions: s.MatchExpressions}
+	for k, v := range s.MatchLabels {
+		if k != "k8s:"+labelNamespace {
+			own.MatchLabels[k] = v
+		}
+	}
+	return append(inNamespace(namespace), ciliumSelector(&own)...)
+}
+
+// peerSelector is the selector of the pods that a peer names: of the policy's namespace, unless it speaks about namespaces
+// itself. Clusterwide, all pods have a namespace.
+func peerSelector(s *metav1.LabelSelector, namespace string) policy.Selector {
+	out := ciliumSelector(s)
+	for _, r := range out {
+		if r.Key == labelNamespace || strings.HasPrefix(r.Key, labelNamespaceLabel) || strings.HasPrefix(r.Key, "reserved:") {
+			return out
+		}
+	}
+	if namespace == "" {
+		return out
+	}
+	return append(inNamespace(namespace), out...)
+}
+
+// ciliumSelector turns a selector into a conjunction. Pods have labels of the source k8s, which the prefixes k8s: and any:
+// and none at all match; a key with another prefix stays as it is, and no pod has it.
+func ciliumSelector(s *metav1.LabelSelector) policy.Selector {
+	out := requirements(s, "")
+	for i := range out {
+		if source, key, ok := strings.Cut(out[i].Key, ":"); ok && (source == "k8s" || source == "any") {
+			out[i].Key = key
+		}
+	}
+	return out
+}
+
+// reserved finds out whether a peer selector means a reserved identity. mixed means that it speaks of one in a way that
+// only Cilium's own labels could answer.
+func reserved(s *metav1.LabelSelector) (entity policy.Entity, is, mixed bool) {
+	all := ciliumSelector(s)
+	for _, r := range all {
+		label, ok := strings.CutPrefix(r.Key, "reserved:")
+		if !ok {
+			continue
+		}
+		empty := r.Op == policy.Exists || r.Op == policy.In && contains(r.Values, "")
+		if len(all) == 1 && empty && contains(entities(), label) && label != string(policy.EntityAll) &&
+			label != string(policy.EntityCluster) && label != string(policy.EntityClusterMesh) {
+			return policy.Entity(label), true, false
+		}
+		return "", false, true
+	}
+	return "", false, false
+}
+
+// ciliumPeers are the peers of a rule as far as they are supported. Missing peers stand for everyone if the rule has ports;
+// an empty list stands for no one.
+func (t *translator) ciliumPeers(r *ciliumRule, namespace string) []policy.Peer {
+	if noOne(r) {
+		return nil
+	}
+	var peers []policy.Peer
+	for i := range r.endpoints {
+		s := &r.endpoints[i]
+		entity, is, mixed := reserved(s)
+		switch {
+		case is:
+			peers = append(peers, t.entity(entity)...)
+		case !mixed:
+			peers = append(peers, policy.Peer{Kind: policy.PeerSelector, Selector: peerSelector(s, namespace)})
+		}
+	}
+	for _, cidr := range r.cidrs {
+		prefix, _ := block(cidr, nil)
+		peers = append(peers, policy.Peer{Kind: policy.PeerCIDR, CIDR: prefix})
+	}
+	for _, c := range r.cidrSets {
+		if c.CIDR != "" {
+			prefix, except := block(c.CIDR, c.Except)
+			peers = append(peers, policy.Peer{Kind: policy.PeerCIDR, CIDR: prefix, Except: except})
+		}
+	}
+	for _, e := range r.entities {
+		peers = append(peers, t.entity(policy.Entity(e))...)
+	}
+	if named(r) || len(r.ports)+len(r.icmps) == 0 {
+		return peers
+	}
+	return []policy.Peer{{Kind: policy.PeerAny}}
+}
+
+// entity is the peer that an entity stands for. The API server may be outside the cluster, where it is no node.
+func (t *translator) entity(e policy.Entity) []policy.Peer {
+	peers := []policy.Peer{{Kind: policy.PeerEntity, Entity: e}}
+	switch e {
+	case policy.EntityKubeAPIServer, policy.EntityCluster, policy.EntityClusterMesh:
+		for _, addr := range t.apiServer {
+			prefix, _ := addr.Prefix(addr.BitLen())
+			peers = append(peers, policy.Peer{Kind: policy.PeerCIDR, CIDR: prefix})
+		}
+	}
+	return peers
+}
+
+// noOne says whether one of the lists of peers is written and empty.
+func noOne(r *ciliumRule) bool {
+	return r.endpoints != nil && len(r.endpoints) == 0 || r.nodes != nil && len(r.nodes) == 0 || r.cidrs != nil && len(r.cidrs) == 0 ||
+		r.cidrSets != nil && len(r.cidrSets) == 0 || r.entities != nil && len(r.entities) == 0 || r.groups != nil && len(r.groups) == 0 ||
+		r.services != nil && len(r.services) == 0 || r.fqdns != nil && len(r.fqdns) == 0
+}
+
+// named says whether the rule names its peers in any way.
+func named(r *ciliumRule) bool {
+	return len(r.endpoints)+len(r.nodes)+len(r.cidrs)+len(r.cidrSets)+len(r.entities)+len(r.groups)+len(r.services)+len(r.fqdns) > 0
+}
+
+// ciliumPorts are the ports of a rule; without toPorts and icmps there is no limit. An entry without ports matches nothing.
+func (t *translator) ciliumPorts(object string, r *ciliumRule) []policy.PortMatch {
+	if len(r.ports)+len(r.icmps) == 0 {
+		return []policy.PortMatch{policy.AnyPort}
+	}
+	var matches []policy.PortMatch
+	for _, entry := range r.ports {
+		for i := range entry.Ports {
+			matches = append(matches, ciliumPort(&entry.Ports[i], r.direction)...)
+		}
+	}
+	for i, entry := range r.icmps {
+		for j, f := range entry.Fields {
+			n, _ := icmpType(f)
+			m := policy.PortMatch{Protocol: policy.ICMP, First: n, Last: n}
+			if f.Family == "IPv6" {
+				m.Protocol = policy.ICMPv6
+			}
+			if n == 0 {
+				reading := "as every type, like Cilium; write the types you mean to admit"
+				if t.options.ICMPZeroIsEchoReply {
+					reading = "as type 0 (echo reply); Cilium reads it as every type"
+				} else {
+					m.Last = 255
+				}
+				t.status(object, fmt.Sprintf("%s.icmps[%d].fields[%d].type", r.path, i, j), ReasonDiffers, "type 0 is read "+reading)
+			}
+			matches = append(matches, m)
+		}
+	}
+	return matches
+}
+
+func ciliumPort(p *CiliumPort, direction policy.Direction) []policy.PortMatch {
+	if number, ok := extended()[p.Protocol]; ok {
+		return []policy.PortMatch{{Protocol: number, Last: 65535}}
+	}
+	protocols := []uint8{policy.TCP, policy.UDP, policy.SCTP}
+	if number, ok := ciliumProtocols()[p.Protocol]; ok {
+		protocols = []uint8{number}
+	}
+	var m policy.PortMatch
+	if isServiceName(p.Port) {
+		m.Name = strings.ToLower(p.Port)
+		if direction == policy.Ingress {
+			m.RangeTo = uint16(p.EndPort)
+		}
+	} else {
+		n, _ := strconv.ParseUint(p.Port, 0, 16)
+		m.First, m.Last = uint16(n), uint16(n)
+		switch {
+		case n == 0:
+			m.Last = 65535
+		case p.EndPort > int32(n):
+			m.Last = uint16(p.EndPort)
+		}
+	}
+	matches := make([]policy.PortMatch, 0, len(protocols))
+	for _, number := range protocols {
+		m.Protocol = number
+		matches = append(matches, m)
+	}
+	return matches
+}

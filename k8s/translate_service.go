@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package k8s
+
+import (
+	"net/netip"
+	"sort"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/weirnet/weir/policy"
+)
+
+// endpoint is one address and port behind a Service.
+type endpoint struct {
+	addr     netip.AddrPort
+	fallback bool // terminating but still serving: counts only while nothing is ready
+}
+
+// portKey is how a Service port finds its endpoints.
+type portKey struct {
+	service  string // "namespace/name"
+	port     string // the port's name
+	protocol uint8
+}
+
+func (t *translator) services() {
+	endpoints := t.endpoints()
+	for _, s := range t.objects.Services {
+		if s.Spec.Type == corev1.ServiceTypeExternalName {
+			continue
+		}
+		service := policy.Service{Namespace: s.Namespace, Name: s.Name}
+		texts := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
+		texts = append(texts, s.Spec.ExternalIPs...)
+		for _, ingress := range s.Status.LoadBalancer.Ingress {
+			texts = append(texts, ingress.IP)
+		}
+		for _, text := range texts {
+			if addr, err := netip.ParseAddr(text); err == nil {
+				service.Addrs = appendNew(service.Addrs, addr)
+			}
+		}
+		for _, p := range s.Spec.Ports {
+			protocol := protocolNumber(p.Protocol)
+			port := policy.ServicePort{Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)}
+			service.NodePorts = service.NodePorts || p.NodePort != 0
+			port.Backends = backends(endpoints[portKey{s.Namespace + "/" + s.Name, p.Name, protocol}])
+			service.Ports = append(service.Ports, port)
+		}
+		if len(service.Addrs) > 0 || service.NodePorts {
+			t.model.Services = append(t.model.Services, service)
+		}
+	}
+	sort.Slice(t.model.Services, func(i, j int) bool {
+		a, b := &t.model.Services[i], &t.model.Services[j]
+		return a.Namespace < b.Namespace || a.Namespace == b.Namespace && a.Name < b.Name
+	})
+}
+
+// backends are the ready ones, else those that still serve while they terminate: what kube-proxy sends to.
+func backends(all []endpoint) []netip.AddrPort {
+	chosen := map[netip.AddrPort]bool{}
+	for _, fallback := range []bool{false, true} {
+		for _, e := range all {
+			if e.fallback == fallback {
+				chosen[e.addr] = true
+			}
+		}
+		if len(chosen) > 0 {
+			break
+		}
+	}
+	var addrs []netip.AddrPort
+	for addr := range chosen {
+		addrs = append(addrs, addr)
+	}
+	sort.Slice(addrs, func(i, j int) bool { return addrs[i].Compare(addrs[j]) < 0 })
+	return addrs
+}
+
+// endpoints collects what stands behind each Service port: from EndpointSlices, and from Endpoints where there are none.
+func (t *translator) endpoints() map[portKey][]endpoint {
+	found := map[portKey][]endpoint{}
+	sliced := map[string]bool{}
+	for _, s := range t.objects.EndpointSlices {
+		service := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
+		if s.Labels[discoveryv1.LabelServiceName] == "" || s.AddressType == discoveryv1.AddressTypeFQDN {
+			continue
+		}
+		sliced[service] = true
+		for _, p := range s.Ports {
+			if p.Port == nil {
+				continue
+			}
+			key := portKey{service: service, protocol: policy.TCP}
+			if p.Name != nil {
+				key.port = *p.Name
+			}
+			if p.Protocol != nil {
+				key.protocol = protocolNumber(*p.Protocol)
+			}
+			for i := range s.Endpoints {
+				if e, ok := sliceEndpoint(&s.Endpoints[i], uint16(*p.Port)); ok {
+					found[key] = append(found[key], e)
+				}
+			}
+		}
+	}
+	for _, e := range t.objects.Endpoints {
+		service := e.Namespace + "/" + e.Name
+		if sliced[service] {
+			continue
+		}
+		for _, subset := range e.Subsets {
+			for _, p := range subset.Ports {
+				key := portKey{service: service, port: p.Name, protocol: protocolNumber(p.Protocol)}
+				for _, a := range subset.Addresses {
+					if addr, err := netip.ParseAddr(a.IP); err == nil {
+						found[key] = append(found[key], endpoint{addr: netip.AddrPortFrom(addr, uint16(p.Port))})
+					}
+				}
+			}
+		}
+	}
+	return found
+}
+
+// sliceEndpoint reads one endpoint. Of several addresses kube-proxy uses the first. A condition that is not given counts as
+// ready, and serving as ready.
+func sliceEndpoint(e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
+	if len(e.Addresses) == 0 {
+		return endpoint{}, false
+	}
+	addr, err := netip.ParseAddr(e.Addresses[0])
+	if err != nil {
+		return endpoint{}, false
+	}
+	is := func(condition *bool, missing bool) bool {
+		if condition == nil {
+			return missing
+		}
+		return *condition
+	}
+	ready := is(e.Conditions.Ready, true)
+	serving, terminating := is(e.Conditions.Serving, ready), is(e.Conditions.Terminating, false)
+	return endpoint{addr: netip.AddrPortFrom(addr, port), fallback: !ready}, ready || serving && terminating
+}
