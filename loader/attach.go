@@ -25,9 +25,6 @@ var (
 	ErrNoNative = errors.New("the driver has no native XDP")
 )
 
-// Programs are the loaded programs, by the hook that they serve.
-type Programs map[bpf.Hook]*ebpf.Program
-
 // AttachConfig configures an Attacher.
 type AttachConfig struct {
 	PinPath string // directory of the pins, made by LockPins

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,34 +21,23 @@ var ErrLocked = errors.New("another agent is using it")
 // PinLock holds a pin path for one agent.
 type PinLock struct{ dir *os.File }
 
-// LockPins makes the pin path, a directory of our own in a BPF file system, and holds it until Close. A BPF file system that
-// is missing is mounted at its default place, and nowhere else.
+// LockPins makes the pin path as CheckPinPath does, and holds it until Close. A BPF file system that is missing is mounted
+// at its default place, and nowhere else.
 func LockPins(path string) (*PinLock, error) {
 	path = filepath.Clean(path)
-	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("use pin path %s: it is not absolute", path)
-	}
 	parent := filepath.Dir(path)
-	if ok, err := isBPFFS(parent); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("use pin path %s: %w", path, err)
-	} else if !ok {
-		if parent != DefaultBPFFS && !strings.HasPrefix(parent, DefaultBPFFS+"/") {
-			return nil, fmt.Errorf("use pin path %s: %s is not in a BPF file system (mount -t bpf bpf DIR)", path, parent)
-		}
+	if parent == DefaultBPFFS && checkBPFFS(parent) != nil {
 		if err := unix.Mount("bpf", DefaultBPFFS, "bpf", 0, "mode=0700"); err != nil {
 			return nil, fmt.Errorf("mount BPF file system on %s: %w", DefaultBPFFS, err)
 		}
 	}
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return nil, fmt.Errorf("create pin path: %w", err)
-	}
 	for {
-		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("create pin path: %w", err)
+		if err := CheckPinPath(path); err != nil {
+			return nil, err
 		}
 		l, again, err := lockDirectory(path)
 		if err != nil {
-			return nil, fmt.Errorf("use pin path %s: %w", path, err)
+			return nil, fmt.Errorf("lock pin path %s: %w", path, err)
 		}
 		if !again {
 			return l, nil
@@ -62,9 +50,6 @@ func lockDirectory(path string) (l *PinLock, again bool, err error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, true, nil
-	}
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
-		return nil, false, errors.New("it is not a directory")
 	}
 	if err != nil {
 		return nil, false, err
@@ -86,12 +71,7 @@ func lockDirectory(path string) (l *PinLock, again bool, err error) {
 	case errors.Is(err, unix.ENOENT), err == nil && held.Ino != named.Ino:
 		dir.Close()
 		return nil, true, nil
-	case err == nil && held.Uid != uint32(os.Geteuid()):
-		err = fmt.Errorf("it belongs to user %d", held.Uid)
-	case err == nil && held.Mode&0o077 != 0:
-		err = fmt.Errorf("others may enter it (mode %#o, must be 0700)", held.Mode&0o777)
-	}
-	if err != nil {
+	case err != nil:
 		dir.Close()
 		return nil, false, err
 	}
@@ -120,16 +100,4 @@ func DetachAll(pinPath string) error {
 	}
 	errs = append(errs, os.Remove(a.dir))
 	return errors.Join(errs...)
-}
-
-func isBPFFS(path string) (bool, error) {
-	var st unix.Statfs_t
-	for {
-		err := unix.Statfs(path, &st)
-		if errors.Is(err, unix.ENOENT) && path != "/" {
-			path = filepath.Dir(path)
-			continue
-		}
-		return err == nil && st.Type == unix.BPF_FS_MAGIC, err
-	}
 }

@@ -18,8 +18,9 @@ var ErrNoInterface = errors.New("no interface found")
 
 // PodAddress is a local pod to look for. Key must differ between pods that use one address one after the other.
 type PodAddress struct {
-	Key  string
-	Addr netip.Addr
+	Key   string
+	Addr  netip.Addr
+	Known int // ifindex that an earlier agent found; 0: none. Believed where the pods' own word is all else there is.
 }
 
 // PodInterface is the host side of a local pod's veth.
@@ -103,7 +104,7 @@ func (f *PodFinder) search(n *Network, pods []PodAddress, taken map[int]string, 
 			if _, done := found[p.Key]; done {
 				continue
 			}
-			best := strongest(candidates[p.Key], taken)
+			best := p.settle(strongest(candidates[p.Key], taken))
 			if len(best) != 1 {
 				continue
 			}
@@ -144,6 +145,16 @@ func strongest(all []candidate, taken map[int]string) (best []candidate) {
 		}
 		if (len(best) == 0 || c.rank == best[0].rank) && !seen[index] {
 			best, seen[index] = append(best, c), true
+		}
+	}
+	return best
+}
+
+// settle ends a tie in favour of what was known before.
+func (p PodAddress) settle(best []candidate) []candidate {
+	for _, c := range best {
+		if c.link.Attrs().Index == p.Known {
+			return []candidate{c}
 		}
 	}
 	return best

@@ -96,7 +96,7 @@ func (lab *podLab) finder() *PodFinder {
 
 func pods(pairs ...string) (out []PodAddress) {
 	for i := 0; i < len(pairs); i += 2 {
-		out = append(out, PodAddress{pairs[i], netip.MustParseAddr(pairs[i+1])})
+		out = append(out, PodAddress{Key: pairs[i], Addr: netip.MustParseAddr(pairs[i+1])})
 	}
 	return out
 }
@@ -159,7 +159,7 @@ func TestAPodCannotPullItsNeighboursPolicyOver(t *testing.T) {
 		return
 	}
 	lab := newPodLab(t)
-	lab.pod("vethA", lab.namespace("a"), true, "10.42.0.2/24")
+	victim := lab.pod("vethA", lab.namespace("a"), true, "10.42.0.2/24")
 	thief := lab.namespace("b")
 	lab.pod("vethB", thief, true, "10.42.0.3/24")
 	list := pods("default/a", "10.42.0.2", "default/b", "10.42.0.3")
@@ -185,6 +185,9 @@ func TestAPodCannotPullItsNeighboursPolicyOver(t *testing.T) {
 	if err := missing["default/a"]; err == nil || !strings.Contains(err.Error(), "vethA, vethB all lead to 10.42.0.2") {
 		t.Errorf("two holders: got %v, want both named", err)
 	}
+	known := append([]PodAddress(nil), list...)
+	known[0].Known = victim.Ifindex
+	expectFound(t, lab.finder(), map[string]string{"default/a": "vethA by namespace"}, known)
 	lab.record("new", "vethA", "10.42.0.2")
 	expectFound(t, lab.finder(), map[string]string{"default/a": "vethA by cni record"}, list)
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Watch sends on the returned channel after links, addresses, routes or neighbours of this network namespace change. Bursts
-// become one message. Lost messages become one too: the receiver must look at everything anyway. The channel is closed when
-// ctx ends.
+// Watch sends on the returned channel after links, addresses or routes of this network namespace change. Bursts become one
+// message. Lost messages become one too: the receiver must look at everything anyway. The channel is closed when ctx ends.
+// Neighbours change all the time and matter only while a pod is missing; whoever misses one looks again after a moment.
 func Watch(ctx context.Context) (<-chan struct{}, error) {
 	changed := make(chan struct{}, 1)
 	again := make(chan struct{}, 1) // a subscription ended
@@ -26,7 +26,6 @@ func Watch(ctx context.Context) (<-chan struct{}, error) {
 		links := make(chan netlink.LinkUpdate, 64)
 		addrs := make(chan netlink.AddrUpdate, 64)
 		routes := make(chan netlink.RouteUpdate, 64)
-		neighbours := make(chan netlink.NeighUpdate, 64)
 		if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), netlink.LinkSubscribeOptions{ErrorCallback: lost}); err != nil {
 			return fmt.Errorf("subscribe to links: %w", err)
 		}
@@ -36,13 +35,9 @@ func Watch(ctx context.Context) (<-chan struct{}, error) {
 		if err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{ErrorCallback: lost}); err != nil {
 			return fmt.Errorf("subscribe to routes: %w", err)
 		}
-		if err := netlink.NeighSubscribeWithOptions(neighbours, ctx.Done(), netlink.NeighSubscribeOptions{ErrorCallback: lost}); err != nil {
-			return fmt.Errorf("subscribe to neighbours: %w", err)
-		}
 		go forward(links, changed)
 		go forward(addrs, changed)
 		go forward(routes, changed)
-		go forward(neighbours, changed)
 		return nil
 	}
 

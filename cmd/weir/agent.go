@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weirnet/weir/bpf"
+	"github.com/weirnet/weir/k8s"
+	"github.com/weirnet/weir/loader"
+	"github.com/weirnet/weir/metrics"
+	"github.com/weirnet/weir/policy"
+)
+
+const (
+	upkeepInterval = 10 * time.Second      // expired flows, grace periods, interfaces whose news was lost
+	settleDelay    = 50 * time.Millisecond // news of interfaces come in bursts
+	retryFirst     = 250 * time.Millisecond
+	retryLast      = 5 * time.Second
+	stopTimeout    = 2 * time.Second
+)
+
+// runAgent is the verb agent. Exit code 0 after SIGTERM, 1 if the agent cannot work at all, 2 if it was called wrongly.
+func runAgent(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "cleanup" {
+		return runCleanup(args[1:], stdout, stderr)
+	}
+	output := stderr
+	if slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
+		output = stdout
+	}
+	cfg, err := parseAgent(args, output)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitFine
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "weir agent: %v\n", err)
+		return exitUsage
+	}
+	log := cfg.log.logger(stderr)
+	if err := serveAgent(ctx, cfg, log); err != nil {
+		log.Error("agent ended", "error", err)
+		return exitFailed
+	}
+	log.Info("agent stopped; enforcement stays")
+	return exitFine
+}
+
+// agent is the loop that keeps the kernel's tables and attachments equal to the manifests and the interfaces.
+type agent struct {
+	cfg     agentConfig
+	log     *slog.Logger
+	source  *k8s.Directory
+	kernel  kernel
+	planner *policy.Planner
+	finder  *loader.PodFinder
+	metrics *metrics.Metrics
+	status  *status
+
+	applied applied
+}
+
+// kernel is what the agent holds of it.
+type kernel struct {
+	tables   *loader.Tables
+	attacher *loader.Attacher
+	programs loader.Programs
+	knobs    bpf.Knobs // of programs
+	port     uint16    // of the overlay, as the tables know it
+}
+
+// serveAgent runs the agent until ctx ends; then, and after an error, all that is enforced stays enforced.
+func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (err error) {
+	lock, err := loader.LockPins(cfg.pinPath)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	port, err := overlayPort(cfg.overlay)
+	if err != nil {
+		return err
+	}
+	tables, err := loader.Open(loader.Config{PinPath: cfg.pinPath, VXLANPort: port, Log: log})
+	if err != nil {
+		return err
+	}
+	defer tables.Close()
+	attacher, err := loader.NewAttacher(loader.AttachConfig{PinPath: cfg.pinPath, Generic: cfg.overlay.genericXDP, Log: log})
+	if err != nil {
+		return err
+	}
+	defer attacher.Close()
+
+	a := &agent{
+		cfg: cfg, log: log, source: k8s.NewDirectory(cfg.manifests, log, k8s.Timing{}),
+		kernel:  kernel{tables: tables, attacher: attacher, port: port},
+		planner: policy.NewPlanner(),
+		finder:  &loader.PodFinder{Log: log},
+		metrics: metrics.New(datapath{tables}, version()),
+		status:  newStatus(time.Now()),
+	}
+	defer func() { a.kernel.programs.Close() }()
+	if live := a.restore(); live != nil {
+		log.Info("taking over what is enforced", "generation", live.Generation())
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	network, err := loader.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	if cfg.metricsAddr != "" {
+		stop, err := a.listen(cfg.metricsAddr)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer cancel() // before waiting
+	others.Go(func() { a.logEvents(ctx) })
+	sets := make(chan set)
+	others.Go(func() {
+		if err := a.source.Run(ctx, func(o *k8s.Objects) error { return submit(ctx, sets, o) }); err != nil {
+			log.Error("manifests are no longer watched", "error", err)
+			cancel()
+		}
+	})
+	return a.loop(ctx, sets, network)
+}
+
+// overlayPort is the tunnel port as far as it is known before any manifest: the tables need it to keep pods off it.
+func overlayPort(c overlayConfig) (uint16, error) {
+	if c.port != 0 {
+		return c.port, nil
+	}
+	n, err := loader.Observe()
+	if err != nil {
+		return 0, err
+	}
+	tunnel, err := n.Tunnel(loader.TunnelHints{VNI: c.vni, HasVNI: c.vniGiven})
+	if err != nil || tunnel == nil {
+		return bpf.DefaultKnobs().VXLANPort, err
+	}
+	return tunnel.Port, nil
+}
+
+// set is a set of objects on its way to the loop, which answers whether it is enforced.
+type set struct {
+	objects *k8s.Objects
+	read    time.Time
+	answer  chan<- error
+}
+
+func submit(ctx context.Context, to chan<- set, o *k8s.Objects) error {
+	answer := make(chan error, 1)
+	select {
+	case to <- set{o, time.Now(), answer}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// loop works at every piece of news, and again after a moment while something is missing.
+func (a *agent) loop(ctx context.Context, sets <-chan set, network <-chan struct{}) error {
+	upkeep := time.NewTicker(upkeepInterval)
+	defer upkeep.Stop()
+	retry, delay := time.NewTimer(time.Hour), retryFirst
+	defer retry.Stop()
+	for {
+		a.status.beat(time.Now())
+		var news set
+		select {
+		case <-ctx.Done():
+			return nil
+		case news = <-sets:
+			delay = retryFirst
+		case <-network:
+			sleep(ctx, settleDelay)
+			drain(network)
+		case <-retry.C:
+			delay = min(2*delay, retryLast)
+		case <-upkeep.C:
+			a.upkeep()
+		}
+		again, err := a.work(ctx, news)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if retry.Stop(); again {
+			retry.Reset(delay)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func drain(c <-chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}
+
+func (a *agent) upkeep() {
+	if err := a.kernel.tables.Tick(time.Now()); err != nil {
+		a.log.Error("upkeep", "error", err)
+	}
+	if _, err := a.kernel.tables.Sweep(); err != nil {
+		a.log.Error("upkeep", "error", err)
+	}
+}
+
+// listen serves metrics and health; the returned function ends that.
+func (a *agent) listen(addr string) (stop func(), err error) {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("serve metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", a.metrics.Handler())
+	mux.HandleFunc("/healthz", a.status.serveHealth)
+	mux.HandleFunc("/readyz", a.serveReady)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go server.Serve(listener)
+	a.log.Info("serving metrics", "address", listener.Addr().String())
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			server.Close()
+		}
+	}, nil
+}
+
+// logEvents logs sampled verdicts: drops at info, the rest at debug.
+func (a *agent) logEvents(ctx context.Context) {
+	err := a.kernel.tables.Events(ctx, func(e bpf.Event) {
+		level := slog.LevelDebug
+		if bpf.Verdict(e.Verdict) != bpf.VerdictPass {
+			level = slog.LevelInfo
+		}
+		if !a.log.Enabled(ctx, level) {
+			return
+		}
+		var names metrics.Names
+		if live := a.kernel.tables.LiveImage(); live != nil {
+			names = live
+		}
+		a.log.Log(ctx, level, metrics.FormatEvent(&e, names), "event", "verdict", "generation", e.Generation, "ifindex", e.Ifindex)
+	})
+	if err != nil {
+		a.log.Error("events are no longer logged", "error", err)
+	}
+}

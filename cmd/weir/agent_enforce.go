@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirnet/weir/bpf"
+	"github.com/weirnet/weir/k8s"
+	"github.com/weirnet/weir/loader"
+	"github.com/weirnet/weir/policy"
+)
+
+// applied is what is enforced.
+type applied struct {
+	objects  *k8s.Objects
+	direct   map[string]bool // nodes reached without the tunnel
+	model    *policy.Model
+	compiled *policy.Compiled
+	veterans map[string]bool // pods of the first plan: they ran before anything guarded them
+	decap    decapChoice
+	behind   bool // the tables may be: an Apply failed half-way
+}
+
+// work makes the kernel's state what manifests and interfaces ask for. news is a new set of objects, or empty if only the
+// interfaces may have changed. What fails is named in log and status, and the state before stays. again asks for another
+// round soon. An error means that the agent cannot do its work on this host.
+func (a *agent) work(ctx context.Context, news set) (again bool, err error) {
+	network, err := loader.Observe()
+	if err == nil {
+		err = a.enforce(ctx, network, news)
+	}
+	if news.answer != nil {
+		a.metrics.Manifests(err != nil, len(a.status.unenforceable()))
+		defer func(verdict error) { news.answer <- verdict }(err) // when the set's pods are attached, too
+	}
+	if a.applied.objects == nil {
+		return false, nil // nothing of ours to keep up yet; the source tries its set again
+	}
+	if err != nil {
+		a.fail("keep up with manifests and interfaces", err)
+		return true, nil
+	}
+	missing, err := a.settle(ctx, network)
+	if err != nil {
+		a.fail("attach", err)
+		return true, fatalBefore(a.status.everReady(), err)
+	}
+	a.status.settled(missing)
+	return len(missing) > 0, nil
+}
+
+// enforce brings the tables up to a new set of objects, or to the present one on changed routes.
+func (a *agent) enforce(ctx context.Context, n *loader.Network, news set) error {
+	objects := news.objects
+	if objects == nil {
+		objects = a.applied.objects
+	}
+	if objects == nil {
+		return nil
+	}
+	model, statuses := a.applied.model, []k8s.Status(nil)
+	if objects != a.applied.objects {
+		var err error
+		if model, statuses, err = k8s.Translate(objects, a.cfg.node, k8s.Options{}); err != nil {
+			return fmt.Errorf("translate manifests: %w", err)
+		}
+	}
+	tunnel, err := a.tunnel(n, model)
+	if err != nil {
+		return err
+	}
+	direct := directNodes(n, tunnel, model)
+	if objects == a.applied.objects && maps.Equal(direct, a.applied.direct) && !a.applied.behind {
+		return nil
+	}
+	start := news.read
+	if start.IsZero() {
+		start = time.Now()
+	}
+	model = withDirect(model, direct)
+	compiled, err := a.apply(ctx, model)
+	if err != nil {
+		a.metrics.ApplyFailed()
+		return err
+	}
+	if objects != a.applied.objects {
+		a.report(statuses)
+	}
+	a.applied.objects, a.applied.direct, a.applied.model, a.applied.compiled = objects, direct, model, compiled
+	took := time.Since(start)
+	a.metrics.Applied(compiled, took, time.Now())
+	a.log.Info("applied", "generation", compiled.Image.Generation(), "policies", len(model.Policies), "pods", len(compiled.Endpoints),
+		"nodes", len(model.Nodes), "image_bytes", compiled.Image.Size(), "took", took)
+	return nil
+}
+
+// withDirect is m with the routes' word on each node.
+func withDirect(m *policy.Model, direct map[string]bool) *policy.Model {
+	out := *m
+	out.Nodes = slices.Clone(m.Nodes)
+	for i := range out.Nodes {
+		out.Nodes[i].Direct = direct[out.Nodes[i].Name]
+	}
+	return &out
+}
+
+// apply compiles the model and writes it into the tables.
+func (a *agent) apply(ctx context.Context, m *policy.Model) (*policy.Compiled, error) {
+	plan, err := a.planner.Plan(m)
+	if err != nil {
+		return nil, fmt.Errorf("compile policies: %w", err)
+	}
+	if err := a.kernel.tables.Apply(ctx, plan); err != nil {
+		if !errors.Is(err, loader.ErrTooLarge) { // then nothing was written
+			a.applied.behind = true
+			a.restore()
+		}
+		return nil, err
+	}
+	a.planner.Commit(plan)
+	a.applied.behind = false
+	if a.applied.veterans == nil {
+		a.applied.veterans = map[string]bool{}
+		for _, e := range plan.Final.Endpoints {
+			a.applied.veterans[e.Pod] = true
+		}
+	}
+	return plan.Final, nil
+}
+
+// restore tells the planner what the kernel's tables hold.
+func (a *agent) restore() *policy.Image {
+	live := a.kernel.tables.LiveImage()
+	if live != nil {
+		a.planner.Restore(live)
+		a.planner.RestoreAddresses(a.kernel.tables.Addresses())
+	}
+	return live
+}
+
+// settle loads the programs and attaches them where they belong.
+func (a *agent) settle(ctx context.Context, n *loader.Network) (missing map[string]error, err error) {
+	tunnel, err := a.tunnel(n, a.applied.model)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.load(ctx, n, tunnel); err != nil {
+		return nil, err
+	}
+	return a.attach(n, tunnel)
+}
+
+// fatalBefore: what never worked is a mistake in the configuration, and better told by the exit code.
+func fatalBefore(everReady bool, err error) error {
+	if everReady {
+		return nil
+	}
+	return err
+}
+
+func (a *agent) fail(what string, err error) {
+	if a.status.fail(err) {
+		a.log.Error(what, "error", err)
+	}
+}
+
+func own(m *policy.Model) *policy.Node {
+	for i := range m.Nodes {
+		if m.Nodes[i].Name == m.Node {
+			return &m.Nodes[i]
+		}
+	}
+	return &policy.Node{} // Translate has refused such a set
+}
+
+func (a *agent) tunnel(n *loader.Network, m *policy.Model) (*loader.Tunnel, error) {
+	c := a.cfg.overlay
+	return n.Tunnel(loader.TunnelHints{Port: c.port, VNI: c.vni, HasVNI: c.vniGiven, MAC: own(m).VTEPMAC})
+}
+
+// directNodes are the other nodes whose pods our routes reach without the tunnel. Without a route nothing is known yet, and
+// only a node that speaks no VXLAN, on a host that has no VXLAN device, counts as direct.
+func directNodes(n *loader.Network, t *loader.Tunnel, m *policy.Model) map[string]bool {
+	index := 0
+	if t != nil {
+		index = t.Ifindex
+	}
+	out := map[string]bool{}
+	for _, node := range m.Nodes {
+		all, some := true, false
+		for _, cidr := range node.PodCIDRs {
+			if !cidr.Addr().Is4() {
+				continue
+			}
+			direct, known := n.Direct(cidr, index)
+			if !known {
+				direct = t == nil && node.VTEPMAC == [6]byte{}
+			}
+			all, some = all && direct, true
+		}
+		if node.Name != m.Node && all && some {
+			out[node.Name] = true
+		}
+	}
+	return out
+}
+
+// report tells what is not enforced as written, once for each set of objects.
+func (a *agent) report(statuses []k8s.Status) {
+	var admitNothing []string
+	for _, s := range statuses {
+		a.log.Warn("not enforced as written", "object", s.Object, "field", s.Path, "reason", s.Reason, "message", s.Message)
+		if s.Reason == k8s.ReasonUnsupported {
+			admitNothing = append(admitNothing, s.Object+" "+s.Path)
+		}
+	}
+	a.status.setUnenforceable(admitNothing)
+}
+
+// decapChoice is whether XDP removes the outer headers, and for which interfaces that was decided.
+type decapChoice struct {
+	decided string
+	strip   bool
+}
+
+// load loads the programs if their constants have changed, and puts them in place of those that are attached.
+func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) error {
+	c := a.cfg.overlay
+	knobs := bpf.DefaultKnobs()
+	knobs.SpoofEnforce, knobs.UnknownEndpointDrop = c.enforceSpoof, c.dropUnknown
+	if t != nil {
+		knobs.VXLANPort, knobs.VNI = t.Port, t.VNI
+	}
+	if c.port != 0 {
+		knobs.VXLANPort = c.port
+	}
+	if c.vniGiven {
+		knobs.VNI = c.vni
+	}
+	if knobs.VXLANPort != a.kernel.port {
+		return fmt.Errorf("the overlay's port was %d at start and is %d now: start the agent again", a.kernel.port, knobs.VXLANPort)
+	}
+	for _, node := range a.applied.compiled.Nodes {
+		if node.Name == a.cfg.node {
+			knobs.HostNode = uint32(node.Slot)
+		}
+	}
+	strip, err := a.decap(ctx, n, t)
+	if err != nil {
+		return err
+	}
+	knobs.DecapStrip = strip
+	if a.kernel.programs != nil && knobs == a.kernel.knobs {
+		return nil
+	}
+	programs, err := a.kernel.tables.LoadPrograms(knobs)
+	if err != nil {
+		return err
+	}
+	if err := a.kernel.attacher.Use(programs); err != nil {
+		return errors.Join(err, programs.Close())
+	}
+	a.kernel.programs.Close()
+	a.kernel.programs, a.kernel.knobs = programs, knobs
+	a.log.Info("programs loaded", "vxlan_port", knobs.VXLANPort, "vni", knobs.VNI, "spoof_enforce", knobs.SpoofEnforce,
+		"decap_strip", knobs.DecapStrip, "unknown_endpoint_drop", knobs.UnknownEndpointDrop, "host_node", knobs.HostNode)
+	return nil
+}
+
+// decap decides anew when the overlay's interfaces have changed.
+func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) (strip bool, err error) {
+	if mode := a.cfg.overlay.decap; mode != "auto" {
+		return mode == "strip", nil
+	}
+	names, err := a.underlayNames(n, t)
+	if err != nil {
+		return false, err
+	}
+	overlay := ""
+	if t != nil {
+		overlay = t.Name
+	}
+	key := strings.Join(append(names, overlay), " ")
+	if a.applied.decap.decided == key {
+		return a.applied.decap.strip, nil
+	}
+	reason := "there is no VXLAN device"
+	if t != nil {
+		strip, reason = loader.Preflight{}.StripSafe(ctx, names, overlay)
+	}
+	if strip {
+		a.log.Info("decap: strip; XDP removes the outer headers")
+	} else {
+		a.log.Info("decap: inspect; the kernel removes the outer headers", "because", reason)
+	}
+	a.applied.decap = decapChoice{key, strip}
+	return strip, nil
+}
+
+// underlayNames are the interfaces through which a stripped packet may enter the stack: the NICs, and what stands on them.
+func (a *agent) underlayNames(n *loader.Network, t *loader.Tunnel) ([]string, error) {
+	addrs := a.nodeAddrs()
+	carriers, err := n.Carriers(a.cfg.overlay.underlay, t, addrs)
+	if err != nil {
+		return nil, err
+	}
+	nics, err := n.Underlay(a.cfg.overlay.underlay, t, addrs)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, d := range append(carriers, nics...) {
+		names = append(names, d.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func (a *agent) nodeAddrs() []netip.Addr { return own(a.applied.model).Underlay }

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The loop beats at least every upkeepInterval; past this it hangs.
+const beatTimeout = time.Minute
+
+// status is what the loop tells the HTTP handlers.
+type status struct {
+	mu      sync.Mutex
+	beaten  time.Time
+	failure error // why tables or attachments are behind
+	ready   bool  // has ever been
+	missing map[string]error
+	nothing []string // rules that admit nothing
+	warned  []string // pods that the log has named as missing
+}
+
+func newStatus(now time.Time) *status { return &status{beaten: now} }
+
+func (s *status) beat(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.beaten = now
+}
+
+// settled notes that all is in force, but for the pods that have no interface yet.
+func (s *status) settled(missing map[string]error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failure, s.missing, s.ready = nil, missing, true
+}
+
+// fail notes an error and says whether it is news.
+func (s *status) fail(err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	news := s.failure == nil || s.failure.Error() != err.Error()
+	s.failure = err
+	return news
+}
+
+func (s *status) everReady() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// newlyMissing says whether the list of pods without interface has changed.
+func (s *status) newlyMissing(names []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Equal(names, s.warned) {
+		return false
+	}
+	s.warned = names
+	return true
+}
+
+func (s *status) setUnenforceable(rules []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nothing = rules
+}
+
+func (s *status) unenforceable() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nothing
+}
+
+func (s *status) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	silent := time.Since(s.beaten)
+	s.mu.Unlock()
+	if silent > beatTimeout {
+		http.Error(w, fmt.Sprintf("the agent has hung for %v", silent.Round(time.Second)), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// serveReady answers 200 only if the manifests as they are at this moment are enforced. Pods that have no interface yet do
+// not count against that: nothing reaches them either. They are listed.
+func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
+	source := a.source.State()
+	s := a.status
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := source.Err
+	switch {
+	case err != nil:
+	case s.failure != nil:
+		err = s.failure
+	case !source.Applied || !s.ready:
+		err = errors.New("the manifests have just changed")
+	}
+	if err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	var body strings.Builder
+	body.WriteString("ready\n")
+	for _, name := range sortedNames(s.missing) {
+		fmt.Fprintf(&body, "not guarded yet: %v\n", s.missing[name])
+	}
+	for _, rule := range s.nothing {
+		fmt.Fprintf(&body, "admits nothing, cannot be enforced: %s\n", rule)
+	}
+	fmt.Fprint(w, body.String())
+}
