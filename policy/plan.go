@@ -10,6 +10,8 @@ type Plan struct {
 	// already defined in the live image.
 	Interim *Image
 	Final   *Compiled
-	// Swap is false if Final.Image is the image that is already live.
+	// Swap is false if Final.Image is the image that is already live: the one before the plan, or Interim.
 	Swap bool
+
+	next *state // the planner's, once the plan is carried out
 }

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// ErrTooLarge is what errors wrap that say that an image exceeds its limit.
+var ErrTooLarge = errors.New("policy image too large")
+
+// Compile turns a model into all that its node needs. It is a pure function: equal models, in whatever order their nodes,
+// pods, policies and services are listed, and equal numbers yield equal bytes. n must define every identity of the model,
+// every slot, and every rule that selects a local pod: a Planner sees to that, and most callers want one.
+func Compile(m *Model, n *Numbers) (*Compiled, error) {
+	policies, err := canonical(m)
+	if err != nil {
+		return nil, err
+	}
+	owners, err := resolve(m, &n.Vocabulary)
+	if err != nil {
+		return nil, err
+	}
+	img, err := compileImage(m.Node, policies, m.Options, n)
+	if err != nil {
+		return nil, err
+	}
+	return tables(m, owners, n, img)
+}
+
+// Build compiles a model for its node with numbers of its own: for tests, reports and tools.
+func Build(m *Model) (*Compiled, error) {
+	plan, err := NewPlanner().Plan(m)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Final, nil
+}
+
+// canonical checks the policies and sorts them.
+func canonical(m *Model) ([]Policy, error) {
+	policies := slices.Clone(m.Policies)
+	text := make(map[string]int, len(policies))
+	for i := range policies {
+		if err := policies[i].validate(); err != nil {
+			return nil, fmt.Errorf("compile %s: %w", policies[i].Key, err)
+		}
+		text[policies[i].Key]++
+	}
+	slices.SortStableFunc(policies, func(a, b Policy) int {
+		if c := strings.Compare(a.Key, b.Key); c != 0 || text[a.Key] == 1 {
+			return c
+		}
+		left, _ := json.Marshal(a)
+		right, _ := json.Marshal(b)
+		return cmp.Compare(string(left), string(right))
+	})
+	return policies, nil
+}
+
+func (p *Policy) validate() error {
+	var errs []error
+	bad := func(path, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{path}, args...)...))
+	}
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		if r.Direction > Egress || r.Action > Deny {
+			bad(r.Path, "direction %d, action %d", r.Direction, r.Action)
+		}
+		for _, peer := range r.Peers {
+			switch peer.Kind {
+			case PeerAny, PeerSelector:
+			case PeerEntity:
+				if !peer.Entity.known() {
+					bad(r.Path, "unknown entity %q", peer.Entity)
+				}
+			case PeerCIDR:
+				if !peer.CIDR.IsValid() {
+					bad(r.Path, "invalid CIDR")
+				}
+				for _, e := range peer.Except {
+					if !e.IsValid() || !peer.CIDR.Overlaps(e) || e.Bits() < peer.CIDR.Bits() {
+						bad(r.Path, "except %v is not inside %v", e, peer.CIDR)
+					}
+				}
+			default:
+				bad(r.Path, "unknown kind of peer %d", peer.Kind)
+			}
+		}
+		for _, port := range r.Ports {
+			if port.Protocol != 0 && port.Name == "" && port.First > port.Last {
+				bad(r.Path, "ports %d-%d", port.First, port.Last)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (e Entity) known() bool {
+	switch e {
+	case EntityAll, EntityWorld, EntityWorldIPv4, EntityWorldIPv6, EntityCluster, EntityClusterMesh, EntityHost, EntityRemoteNode,
+		EntityKubeAPIServer, EntityHealth, EntityInit, EntityIngress, EntityUnmanaged, EntityNone:
+		return true
+	}
+	return false
+}
+
+// selection lists, by policy, the local identities that it selects, as indexes into a population of local pods.
+func selection(policies []Policy, locals *population) [][]int32 {
+	selected := make([][]int32, len(policies))
+	for i := range policies {
+		selected[i] = locals.selected(policies[i].Subject)
+	}
+	return selected
+}
+
+func localPopulation(defs map[uint32]*Definition) *population {
+	return newPopulation(defs, func(d *Definition) bool { return d.Local && d.Pod() })
+}
+
+// compiler is the state of one compileImage.
+type compiler struct {
+	policies []Policy
+	options  Options
+	n        *Numbers
+	all      *population
+	locals   *population
+	selected [][]int32
+
+	peerClass []uint16 // index in all → peer class
+	peerCount int
+	ports     *portSpace
+	stamp     []int32 // scratch of classesOf
+	mark      int32
+
+	lists  listPool
+	rules  []compiledRule
+	byRule map[ruleRef]int32
+	out    writer
+	cost   map[string]int // namespace → bytes
+
+	portParts, peerParts partition
+}
+
+// ruleRef names a compiledRule: a rule, without its named ports, or one named port of it resolved to a range.
+type ruleRef struct {
+	policy, rule int32
+	port         int32 // which of the rule's, from 1; 0: those without a name
+	resolved     portRange
+}
+
+// compiledRule is a rule in terms of classes. Both lists come from the compiler's listPool.
+type compiledRule struct {
+	deny     bool
+	standing bool // gives way to every other allow
+	number   uint16
+	peers    *list
+	ports    *list
+}
+
+// list is a set of classes; all stands for every one. Equal sets are the same pointer.
+type list struct {
+	all     bool
+	members []int32 // ascending
+	id      int32
+}
+
+type listPool map[string]*list
+
+func (p listPool) get(all bool, members []int32) *list {
+	if all {
+		members = nil
+	}
+	key := make([]byte, 0, 1+4*len(members))
+	if all {
+		key = append(key, 'a')
+	}
+	for _, m := range members {
+		key = binary.LittleEndian.AppendUint32(key, uint32(m))
+	}
+	if l, ok := p[string(key)]; ok {
+		return l
+	}
+	l := &list{all, members, int32(len(p))}
+	p[string(key)] = l
+	return l
+}
+
+// compileImage compiles policies for the identities that n defines.
+func compileImage(node string, policies []Policy, options Options, n *Numbers) (*Image, error) {
+	c := &compiler{
+		policies: policies, options: options, n: n, all: newPopulation(n.Identities, nil), locals: localPopulation(n.Identities),
+		lists: listPool{}, byRule: map[ruleRef]int32{}, cost: map[string]int{},
+	}
+	c.selected = selection(policies, c.locals)
+	if err := c.divide(); err != nil {
+		return nil, fmt.Errorf("compile: %w", err)
+	}
+	limit := cmp.Or(n.MaxImage, DefaultMaxImage)
+	identities, err := c.rows(limit)
+	if err != nil {
+		return nil, fmt.Errorf("compile: %w", err)
+	}
+	k := newKeys(node, policies, options, n)
+	bytes, err := c.out.image(n.Generation, identities, c.ports, k)
+	if err != nil {
+		return nil, fmt.Errorf("compile: %w", err)
+	}
+	if len(bytes) > limit {
+		return nil, c.tooLarge(len(bytes), limit)
+	}
+	return &Image{bytes: bytes, keys: k}, nil
+}
+
+func (c *compiler) tooLarge(size, limit int) error {
+	names := slices.SortedFunc(maps.Keys(c.cost), func(a, b string) int {
+		return cmp.Or(cmp.Compare(c.cost[b], c.cost[a]), cmp.Compare(a, b))
+	})
+	var b strings.Builder
+	for i, ns := range names[:min(3, len(names))] {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s (%d bytes)", ns, c.cost[ns])
+	}
+	return fmt.Errorf("%w: %d bytes, the limit is %d; the policies of these namespaces cost most: %s", ErrTooLarge, size, limit, b.String())
+}
+
+// divide finds the peer classes and the port classes.
+func (c *compiler) divide() error {
+	sets := map[string][]int32{}
+	ranges := map[portRange]bool{}
+	for i := range c.policies {
+		if len(c.selected[i]) == 0 {
+			continue
+		}
+		for _, r := range c.policies[i].Rules {
+			for j := range r.Peers {
+				if p := &r.Peers[j]; !p.matchesAll() {
+					if key := peerKey(p); sets[key] == nil {
+						sets[key] = c.all.matching(p)
+					}
+				}
+			}
+			for _, p := range r.Ports {
+				c.divideBy(&r, &p, c.selected[i], sets, ranges)
+			}
+		}
+	}
+	standing := hostPeer()
+	sets[peerKey(&standing)] = c.all.matching(&standing)
+
+	c.peerParts.reset(len(c.all.defs))
+	for _, key := range slices.Sorted(maps.Keys(sets)) {
+		c.peerParts.split(sets[key])
+	}
+	order, names := make([]int32, len(c.all.defs)), make([]string, len(c.all.defs))
+	for i := range order {
+		order[i] = int32(i)
+		if i > 0 {
+			names[i] = c.all.defs[i].key()
+		}
+	}
+	// Neighbours in a namespace share blocks of the image; ties keep the order of numbers.
+	slices.SortStableFunc(order[1:], func(a, b int32) int { return strings.Compare(names[a], names[b]) })
+	c.peerClass = make([]uint16, len(order))
+	c.peerCount = c.peerParts.compact(order, c.peerClass)
+	if c.peerCount > 0xffff {
+		return fmt.Errorf("divide peers: %w kinds of identities: %d classes", ErrTooMany, c.peerCount)
+	}
+	var err error
+	if c.ports, err = newPortSpace(ranges); err != nil {
+		return err
+	}
+	c.stamp = make([]int32, c.peerCount)
+	return nil
+}
+
+func hostPeer() Peer { return Peer{Kind: PeerEntity, Entity: EntityHost} }
+
+// divideBy adds the ranges, and for named ports at egress the sets of peers, that a port match tells apart.
+func (c *compiler) divideBy(r *Rule, p *PortMatch, subjects []int32, sets map[string][]int32, ranges map[portRange]bool) {
+	add := func(resolved portRange, ok bool) {
+		if ok {
+			ranges[resolved] = true
+		}
+	}
+	switch {
+	case p.Protocol == 0:
+	case p.Name == "":
+		add(newPortRange(p.Protocol, p.First, p.Last))
+	case r.Direction == Egress:
+		name := strings.ToLower(p.Name)
+		for port, peers := range c.all.byPort[portName{name, p.Protocol}] {
+			sets[fmt.Sprintf("n%d/%d %s", p.Protocol, port, name)] = peers
+			add(newPortRange(p.Protocol, port, port))
+		}
+	default:
+		for _, s := range subjects {
+			for _, resolved := range resolvePort(p, c.locals.defs[s]) {
+				add(resolved, true)
+			}
+		}
+	}
+}
+
+// resolvePort lists what a named port means at ingress of a pod.
+func resolvePort(p *PortMatch, d *Definition) []portRange {
+	var resolved []portRange
+	name := strings.ToLower(p.Name)
+	for _, port := range d.Ports {
+		if port.Protocol == p.Protocol && port.Name == name {
+			if r, ok := newPortRange(p.Protocol, port.Port, max(port.Port, p.RangeTo)); ok {
+				resolved = append(resolved, r)
+			}
+		}
+	}
+	return resolved
+}

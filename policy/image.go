@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+)
+
+// ErrDamaged is what Decode's errors wrap.
+var ErrDamaged = errors.New("damaged policy image")
+
+// Layout of the image; the numbers are those of bpf/image.h.
+const (
+	ImageMagic = 0x52494557
+	ImageABI   = 1
+
+	imageHeaderSize   = 64
+	imageIdentitySize = 8
+	imageProtocolSize = 8
+	imageRowSize      = 8
+	imageBlock        = 64
+
+	offMagic         = 0
+	offABI           = 4
+	offGeneration    = 8
+	offSize          = 12
+	offIdentities    = 16
+	offIdentityCount = 20
+	offProtocols     = 24
+	offClasses       = 28
+	offRows          = 32
+	offRowCount      = 36
+	offKeys          = 40
+	offKeysLen       = 44
+	offChecksum      = 48
+)
+
+// Cell is a verdict and the rule that decided it.
+type Cell uint16
+
+const (
+	cellAllow = 0x8000
+	cellRule  = 0x3fff
+
+	// RuleHost is the number of the node's standing permission to reach its own pods.
+	RuleHost = 1
+	// MaxRule is the number that rules share once the others have run out.
+	MaxRule = cellRule
+)
+
+func cell(allow bool, rule uint16) Cell {
+	c := Cell(rule & cellRule)
+	if allow {
+		c |= cellAllow
+	}
+	return c
+}
+
+// Allow says whether the packet may pass.
+func (c Cell) Allow() bool { return c&cellAllow != 0 }
+
+// Rule is the number of the rule that decided; 0: none did, the default holds.
+func (c Cell) Rule() uint16 { return uint16(c & cellRule) }
+
+// Image is a policy image. It is immutable, and whatever reads it stays inside its bytes.
+type Image struct {
+	bytes []byte
+	keys  *keys
+}
+
+// Decode reads an image, which may be followed by bytes that do not belong to it, and checks everything that Lookup and
+// the kernel rely on. The bytes are copied. Errors wrap ErrDamaged and name the field.
+func Decode(b []byte) (*Image, error) {
+	if len(b) < imageHeaderSize {
+		return nil, fmt.Errorf("%w: %d bytes are too few for the header", ErrDamaged, len(b))
+	}
+	if m := binary.LittleEndian.Uint32(b[offMagic:]); m != ImageMagic {
+		return nil, fmt.Errorf("%w: magic %#x, want %#x", ErrDamaged, m, ImageMagic)
+	}
+	if v := binary.LittleEndian.Uint32(b[offABI:]); v != ImageABI {
+		return nil, fmt.Errorf("%w: ABI %d, want %d", ErrDamaged, v, ImageABI)
+	}
+	size := binary.LittleEndian.Uint32(b[offSize:])
+	if size < imageHeaderSize || uint64(size) > uint64(len(b)) {
+		return nil, fmt.Errorf("%w: size %d is not between %d and the %d bytes given", ErrDamaged, size, imageHeaderSize, len(b))
+	}
+	img := &Image{bytes: append([]byte(nil), b[:size]...)}
+	if want, got := img.u32(offChecksum), checksum(img.bytes); want != got {
+		return nil, fmt.Errorf("%w: checksum %#x, the bytes have %#x", ErrDamaged, want, got)
+	}
+	if err := img.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	k, err := decodeKeys(img.bytes[img.u32(offKeys):][:img.u32(offKeysLen)])
+	if err != nil {
+		return nil, fmt.Errorf("%w: keys: %w", ErrDamaged, err)
+	}
+	img.keys = k
+	return img, nil
+}
+
+// checksum is CRC-32C over the image with the checksum field 0.
+func checksum(b []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	sum := crc32.Update(0, table, b[:offChecksum])
+	sum = crc32.Update(sum, table, []byte{0, 0, 0, 0})
+	return crc32.Update(sum, table, b[offChecksum+4:])
+}
+
+// Generation is the number that tells this image from those before and after it.
+func (img *Image) Generation() uint32 { return img.u32(offGeneration) }
+
+// Bytes is the image as the kernel reads it. The caller must not write to it.
+func (img *Image) Bytes() []byte { return img.bytes }
+
+// Size is the number of bytes in use.
+func (img *Image) Size() int { return len(img.bytes) }
+
+// Identities is the number past the highest identity number that is defined.
+func (img *Image) Identities() int { return int(img.u32(offIdentityCount)) }
+
+// Rows is the number of distinct rows, row 0 included.
+func (img *Image) Rows() int { return int(img.u32(offRowCount)) }
+
+// Lookup says what the policy of the pods that have identity subject makes, in direction dir, of traffic with identity
+// peer: the very chain of loads that the kernel does. Port is the destination port of the first packet (of the peer at
+// egress, of the subject at ingress), or the ICMP type. What no policy selects is allowed by rule 0.
+func (img *Image) Lookup(dir Direction, subject, peer uint32, protocol uint8, port uint16) Cell {
+	row := uint32(img.row(dir, subject))
+	if row == 0 {
+		return cell(true, 0)
+	}
+	row = img.u32(offRows) + row*imageRowSize
+	proto := img.u32(offProtocols) + uint32(protocol)*imageProtocolSize
+	class := img.u16(img.u32(offClasses) + 2*(img.u32(proto)+(uint32(port)&img.u32(proto+4))))
+	local := img.u16(img.u32(row+4) + 2*uint32(class))
+	peerClass := uint32(img.u16(img.identity(peer)))
+	block := img.u32(img.u32(row) + peerClass/imageBlock*4)
+	set := img.u32(block + peerClass%imageBlock*4)
+	return Cell(img.u16(set + 2*uint32(local)))
+}
+
+// Policed says whether some policy of this node selects the pods of identity subject in direction dir.
+func (img *Image) Policed(dir Direction, subject uint32) bool { return img.row(dir, subject) != 0 }
+
+func (img *Image) row(dir Direction, subject uint32) uint16 {
+	return img.u16(img.identity(subject) + 2 + 2*uint32(dir&1))
+}
+
+// identity is the offset of an identity's entry.
+func (img *Image) identity(number uint32) uint32 {
+	if number >= img.u32(offIdentityCount) {
+		number = 0
+	}
+	return img.u32(offIdentities) + number*imageIdentitySize
+}
+
+func (img *Image) u16(off uint32) uint16 { return binary.LittleEndian.Uint16(img.bytes[off:]) }
+func (img *Image) u32(off uint32) uint32 { return binary.LittleEndian.Uint32(img.bytes[off:]) }
+
+// span says why an array of count elements of size bytes at offset off does not lie in the image, if it does not.
+func (img *Image) span(name string, off uint32, count, size, align uint64) error {
+	if off < imageHeaderSize || uint64(off)+count*size > uint64(len(img.bytes)) {
+		return fmt.Errorf("%s: %d × %d bytes at offset %d reach outside the %d of the image", name, count, size, off, len(img.bytes))
+	}
+	if uint64(off)%align != 0 {
+		return fmt.Errorf("%s: offset %d is not a multiple of %d", name, off, align)
+	}
+	return nil
+}
+
+// check follows every chain that Lookup can follow.
+func (img *Image) check() error {
+	identities, rows := img.u32(offIdentityCount), img.u32(offRowCount)
+	if identities == 0 || rows == 0 {
+		return fmt.Errorf("identity_count %d, row_count %d: neither may be 0", identities, rows)
+	}
+	if err := errors.Join(
+		img.span("identities", img.u32(offIdentities), uint64(identities), imageIdentitySize, 4),
+		img.span("protocols", img.u32(offProtocols), 256, imageProtocolSize, 4),
+		img.span("rows", img.u32(offRows), uint64(rows), imageRowSize, 4),
+		img.span("keys", img.u32(offKeys), uint64(img.u32(offKeysLen)), 1, 1),
+	); err != nil {
+		return err
+	}
+	maxPeer := uint16(0)
+	for i := range identities {
+		at := img.identity(i)
+		maxPeer = max(maxPeer, img.u16(at))
+		for dir := range uint32(2) {
+			if row := img.u16(at + 2 + 2*dir); uint32(row) >= rows {
+				return fmt.Errorf("identities: number %d has row %d of %d", i, row, rows)
+			}
+		}
+	}
+	maxClass, err := img.checkProtocols()
+	if err != nil {
+		return err
+	}
+	return img.checkRows(uint64(maxPeer)/imageBlock+1, uint64(maxClass)+1)
+}
+
+func (img *Image) checkProtocols() (maxClass uint16, err error) {
+	reach := uint64(0) // elements of classes that some protocol reads
+	for p := range uint32(256) {
+		at := img.u32(offProtocols) + p*imageProtocolSize
+		base, mask := img.u32(at), img.u32(at+4)
+		if mask > 0xffff {
+			return 0, fmt.Errorf("protocols: protocol %d has mask %#x", p, mask)
+		}
+		reach = max(reach, uint64(base)+uint64(mask)+1)
+	}
+	if err := img.span("classes", img.u32(offClasses), reach, 2, 2); err != nil {
+		return 0, err
+	}
+	for i := range uint32(reach) {
+		maxClass = max(maxClass, img.u16(img.u32(offClasses)+2*i))
+	}
+	return maxClass, nil
+}
+
+func (img *Image) checkRows(blocks, classes uint64) error {
+	type what struct{ off, cells uint32 }
+	lists, checked := map[what]bool{}, map[what]bool{} // block lists, and blocks, that reach this many cells in bounds
+	cells := map[uint32]uint32{}                       // port table → local port classes
+	for r := uint32(1); r < img.u32(offRowCount); r++ {
+		at := img.u32(offRows) + r*imageRowSize
+		list, ports := img.u32(at), img.u32(at+4)
+		count, known := cells[ports]
+		if !known {
+			if err := img.span(fmt.Sprintf("ports of row %d", r), ports, classes, 2, 2); err != nil {
+				return err
+			}
+			for i := range uint32(classes) {
+				count = max(count, uint32(img.u16(ports+2*i))+1)
+			}
+			cells[ports] = count
+		}
+		if lists[what{list, count}] {
+			continue
+		}
+		lists[what{list, count}] = true
+		if err := img.span(fmt.Sprintf("blocks of row %d", r), list, blocks, 4, 4); err != nil {
+			return err
+		}
+		for b := range uint32(blocks) {
+			block := img.u32(list + 4*b)
+			if checked[what{block, count}] {
+				continue
+			}
+			if err := img.span(fmt.Sprintf("block %d of row %d", b, r), block, imageBlock, 4, 4); err != nil {
+				return err
+			}
+			for s := range uint32(imageBlock) {
+				set := img.u32(block + 4*s)
+				if err := img.span("port set", set, uint64(count), 2, 2); err != nil {
+					return fmt.Errorf("block %d of row %d, entry %d: %w", b, r, s, err)
+				}
+			}
+			checked[what{block, count}] = true
+		}
+	}
+	return nil
+}

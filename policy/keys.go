@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"bytes"
+	"cmp"
+	"compress/flate"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+)
+
+// maxKeys bounds what the keys of an image may unpack to.
+const maxKeys = 512 << 20
+
+// RuleName names a rule for ever: counters keep their meaning as long as it stays.
+type RuleName struct {
+	Policy string `json:"policy"` // Policy.Key
+	Path   string `json:"path"`   // Rule.Path
+}
+
+// PodName names a pod and tells it from an earlier one of the same key.
+type PodName struct {
+	Pod string `json:"pod"` // Pod.Key
+	UID string `json:"uid,omitempty"`
+}
+
+// keys is the part of an image that names its numbers. All lists are sorted, so equal facts are equal bytes.
+type keys struct {
+	Node       string       `json:"node"`
+	Identities []keyed      `json:"identities"`
+	Rules      []ruleKey    `json:"rules,omitempty"`
+	LastRule   uint16       `json:"lastRule,omitempty"`
+	Endpoints  []slotKey    `json:"endpoints,omitempty"`
+	Nodes      []nodeKey    `json:"nodes,omitempty"`
+	Tenancies  []tenancyKey `json:"tenancies,omitempty"`
+	Vocabulary Vocabulary   `json:"vocabulary"`
+	Policies   []Policy     `json:"policies,omitempty"`
+	Options    Options      `json:"options"`
+
+	ruleIndex     map[uint16]RuleName
+	identityIndex map[uint32]string
+}
+
+type keyed struct {
+	Number uint32 `json:"number"`
+	Definition
+}
+
+type ruleKey struct {
+	Number uint16 `json:"number"`
+	RuleName
+}
+
+type slotKey struct {
+	Slot uint16 `json:"slot"`
+	PodName
+}
+
+type nodeKey struct {
+	Slot uint16 `json:"slot"`
+	Name string `json:"name"`
+}
+
+type tenancyKey struct {
+	Addr netip.Addr `json:"addr"`
+	Tenancy
+}
+
+func newKeys(node string, policies []Policy, options Options, n *Numbers) *keys {
+	k := &keys{Node: node, Vocabulary: n.Vocabulary, Policies: policies, Options: options, LastRule: n.LastRule}
+	for number, d := range n.Identities {
+		k.Identities = append(k.Identities, keyed{number, *d})
+	}
+	for name, number := range n.Rules {
+		k.Rules = append(k.Rules, ruleKey{number, name})
+	}
+	for pod, slot := range n.Endpoints {
+		k.Endpoints = append(k.Endpoints, slotKey{slot, pod})
+	}
+	for name, slot := range n.Nodes {
+		k.Nodes = append(k.Nodes, nodeKey{slot, name})
+	}
+	for a, t := range n.Tenancies {
+		k.Tenancies = append(k.Tenancies, tenancyKey{a, t})
+	}
+	slices.SortFunc(k.Identities, func(a, b keyed) int { return cmp.Compare(a.Number, b.Number) })
+	slices.SortFunc(k.Rules, func(a, b ruleKey) int {
+		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Path, b.Path))
+	})
+	slices.SortFunc(k.Endpoints, func(a, b slotKey) int { return cmp.Compare(a.Slot, b.Slot) })
+	slices.SortFunc(k.Nodes, func(a, b nodeKey) int { return cmp.Compare(a.Slot, b.Slot) })
+	slices.SortFunc(k.Tenancies, func(a, b tenancyKey) int { return a.Addr.Compare(b.Addr) })
+	k.index()
+	return k
+}
+
+func (k *keys) index() {
+	k.ruleIndex = map[uint16]RuleName{RuleHost: {"weir", "host reaches its pods"}}
+	for _, r := range k.Rules {
+		if r.Number == MaxRule {
+			r.RuleName = RuleName{"weir", "rules past the first 16381"}
+		}
+		k.ruleIndex[r.Number] = r.RuleName
+	}
+	k.identityIndex = make(map[uint32]string, len(k.Identities))
+	for i := range k.Identities {
+		k.identityIndex[k.Identities[i].Number] = k.Identities[i].String()
+	}
+}
+
+func (k *keys) encode() ([]byte, error) {
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, flate.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.NewEncoder(w).Encode(k); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func decodeKeys(b []byte) (*keys, error) {
+	k := &keys{}
+	if err := json.NewDecoder(io.LimitReader(flate.NewReader(bytes.NewReader(b)), maxKeys)).Decode(k); err != nil {
+		return nil, err
+	}
+	for _, i := range k.Identities {
+		if i.Number == 0 || i.Number > MaxIdentity {
+			return nil, fmt.Errorf("identity number %d", i.Number)
+		}
+	}
+	k.index()
+	return k, nil
+}
+
+// numbers rebuilds the numbers the image was compiled with.
+func (k *keys) numbers(generation uint32) *Numbers {
+	n := NewNumbers()
+	n.Generation, n.Vocabulary, n.LastRule = generation, k.Vocabulary, k.LastRule
+	for i := range k.Identities {
+		d := k.Identities[i].Definition
+		d.cachedKey = d.Identity.key()
+		n.Identities[k.Identities[i].Number] = &d
+	}
+	for _, r := range k.Rules {
+		n.Rules[r.RuleName] = r.Number
+	}
+	for _, e := range k.Endpoints {
+		n.Endpoints[e.PodName] = e.Slot
+	}
+	for _, e := range k.Nodes {
+		n.Nodes[e.Name] = e.Slot
+	}
+	for _, t := range k.Tenancies {
+		n.Tenancies[t.Addr] = t.Tenancy
+	}
+	return n
+}
+
+// RuleName names the rule that a cell's rule number stands for; false if the number means nothing.
+func (img *Image) RuleName(rule uint16) (policyKey, path string, ok bool) {
+	r, ok := img.keys.ruleIndex[rule]
+	return r.Policy, r.Path, ok
+}
+
+// Rules maps every rule number that has a meaning to its name. The caller must not write to it.
+func (img *Image) Rules() map[uint16]RuleName { return img.keys.ruleIndex }
+
+// IdentityName is an identity's name for people; "unknown" if the number means nothing.
+func (img *Image) IdentityName(number uint32) string {
+	if name, ok := img.keys.identityIndex[number]; ok {
+		return name
+	}
+	return "unknown"
+}
+
+// Node is the name of the node that the image was compiled for.
+func (img *Image) Node() string { return img.keys.Node }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// portRange is a PortMatch without a name. Of protocols that have no ports only the protocol counts.
+type portRange struct {
+	protocol    uint8
+	first, last uint16
+}
+
+// portMask is what the image cuts a protocol's port to.
+func portMask(protocol uint8) uint16 {
+	switch protocol {
+	case TCP, UDP, SCTP:
+		return 0xffff
+	case ICMP, ICMPv6:
+		return 0xff
+	}
+	return 0
+}
+
+// newPortRange is the range as the protocol has it; false if nothing is left.
+func newPortRange(protocol uint8, first, last uint16) (portRange, bool) {
+	mask := portMask(protocol)
+	if mask == 0 {
+		return portRange{protocol: protocol}, true
+	}
+	return portRange{protocol, first, min(last, mask)}, first <= min(last, mask)
+}
+
+// portSpace divides the ports of all protocols into classes that none of its ranges tells apart. Class 0 is what no range
+// contains.
+type portSpace struct {
+	count int
+	atoms [256][]portAtom // by protocol, ascending; empty: class 0 throughout
+}
+
+// portAtom is a run of ports of one class, up to where the next begins.
+type portAtom struct {
+	first uint16
+	class uint16
+}
+
+// newPortSpace needs ranges without duplicates.
+func newPortSpace(ranges map[portRange]bool) (*portSpace, error) {
+	var by [256][]portRange
+	for r := range ranges {
+		by[r.protocol] = append(by[r.protocol], r)
+	}
+	s := &portSpace{count: 1}
+	for protocol, list := range by {
+		if len(list) == 0 {
+			continue
+		}
+		slices.SortFunc(list, func(a, b portRange) int { return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last)) })
+		if err := s.sweep(uint8(protocol), list); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// sweep walks over the ports from 0 up with the set of ranges that contain the present one.
+func (s *portSpace) sweep(protocol uint8, list []portRange) error {
+	starts := map[uint16]bool{0: true}
+	for _, r := range list {
+		starts[r.first] = true
+		if r.last < portMask(protocol) {
+			starts[r.last+1] = true
+		}
+	}
+	sorted := make([]uint16, 0, len(starts))
+	for p := range starts {
+		sorted = append(sorted, p)
+	}
+	slices.Sort(sorted)
+	classes := map[string]uint16{"": 0}
+	var active []int32 // indexes into list, ascending
+	var signature []byte
+	next := 0
+	for _, port := range sorted {
+		active = slices.DeleteFunc(active, func(i int32) bool { return list[i].last < port })
+		for ; next < len(list) && list[next].first == port; next++ {
+			active = append(active, int32(next))
+		}
+		signature = signature[:0]
+		for _, i := range active {
+			signature = binary.LittleEndian.AppendUint32(signature, uint32(i))
+		}
+		class, ok := classes[string(signature)]
+		if !ok {
+			if s.count > 0xffff {
+				return fmt.Errorf("divide ports: %w distinct ports and ranges in rules: over 65535 classes", ErrTooMany)
+			}
+			class = uint16(s.count)
+			s.count++
+			classes[string(signature)] = class
+		}
+		s.atoms[protocol] = append(s.atoms[protocol], portAtom{port, class})
+	}
+	return nil
+}
+
+// in lists the classes that r, which is one of the ranges of the space, consists of.
+func (s *portSpace) in(r portRange) []int32 {
+	atoms := s.atoms[r.protocol]
+	i, _ := slices.BinarySearchFunc(atoms, r.first, func(a portAtom, p uint16) int { return cmp.Compare(a.first, p) })
+	var classes []int32
+	for ; i < len(atoms) && atoms[i].first <= r.last; i++ {
+		classes = append(classes, int32(atoms[i].class))
+	}
+	slices.Sort(classes)
+	return slices.Compact(classes)
+}
+
+// tables writes the image's protocols and classes.
+func (s *portSpace) tables() (protocols []uint32, classes []uint16) {
+	protocols = make([]uint32, 0, 512)
+	classes = []uint16{0} // all of the protocols that no rule names
+	for protocol := range 256 {
+		atoms := s.atoms[protocol]
+		if len(atoms) == 0 {
+			protocols = append(protocols, 0, 0)
+			continue
+		}
+		mask := portMask(uint8(protocol))
+		protocols = append(protocols, uint32(len(classes)), uint32(mask))
+		for i, a := range atoms {
+			end := int(mask) + 1
+			if i+1 < len(atoms) {
+				end = int(atoms[i+1].first)
+			}
+			for range end - int(a.first) {
+				classes = append(classes, a.class)
+			}
+		}
+	}
+	return protocols, classes
+}

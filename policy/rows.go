@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// imageIdentity is an identity's entry in the image.
+type imageIdentity struct {
+	peerClass uint16
+	rows      [2]uint16
+}
+
+// rows writes every local identity's rows to c.out and returns the identity table, by number.
+func (c *compiler) rows(limit int) ([]imageIdentity, error) {
+	identities := make([]imageIdentity, c.all.numbers[len(c.all.numbers)-1]+1)
+	for i := range identities {
+		identities[i].peerClass = c.peerClass[0]
+	}
+	for i, number := range c.all.numbers {
+		identities[number].peerClass = c.peerClass[i]
+	}
+	by := make([][]int32, len(c.locals.defs)) // local identity → policies that select it
+	for i, subjects := range c.selected {
+		for _, s := range subjects {
+			by[s] = append(by[s], int32(i))
+		}
+	}
+	known := map[string]uint16{}
+	for s, policies := range by {
+		for _, dir := range []Direction{Ingress, Egress} {
+			rules, isolated, policed, err := c.effective(policies, int32(s), dir)
+			if err != nil {
+				return nil, err
+			}
+			if !policed {
+				continue
+			}
+			key := []byte{byte(dir), 0}
+			if isolated {
+				key[1] = 1
+			}
+			for _, r := range rules {
+				key = binary.LittleEndian.AppendUint32(key, uint32(r))
+			}
+			row, ok := known[string(key)]
+			if !ok {
+				before := c.out.size()
+				if row, err = c.row(rules, isolated, isolated && dir == Ingress && !c.options.HostByRule); err != nil {
+					return nil, err
+				}
+				known[string(key)] = row
+				c.cost[c.locals.defs[s].Labels[namespaceLabel]] += c.out.size() - before
+				if c.out.size() > limit {
+					return nil, c.tooLarge(c.out.size(), limit)
+				}
+			}
+			identities[c.locals.numbers[s]].rows[dir] = row
+		}
+	}
+	return identities, nil
+}
+
+// effective lists the compiled rules, sorted, that policies apply to a local pod in one direction.
+func (c *compiler) effective(policies []int32, subject int32, dir Direction) (rules []int32, isolated, policed bool, err error) {
+	for _, i := range policies {
+		p := &c.policies[i]
+		isolated = isolated || p.Isolates[dir]
+		for j := range p.Rules {
+			if p.Rules[j].Direction != dir {
+				continue
+			}
+			policed = true
+			if rules, err = c.compileRule(i, int32(j), subject, rules); err != nil {
+				return nil, false, false, err
+			}
+		}
+	}
+	slices.Sort(rules)
+	return slices.Compact(rules), isolated, policed || isolated, nil
+}
+
+// compileRule appends what a rule means to a subject, as indexes of c.rules.
+func (c *compiler) compileRule(policy, rule, subject int32, rules []int32) ([]int32, error) {
+	p := &c.policies[policy]
+	r := &p.Rules[rule]
+	number, ok := c.n.Rules[RuleName{p.Key, r.Path}]
+	if !ok {
+		return nil, fmt.Errorf("%s %s has no number", p.Key, r.Path)
+	}
+	intern := func(ref ruleRef, peers, ports func() *list) {
+		i, ok := c.byRule[ref]
+		if !ok {
+			i = -1
+			if pe, po := peers(), ports(); (pe.all || len(pe.members) > 0) && (po.all || len(po.members) > 0) {
+				i = int32(len(c.rules))
+				c.rules = append(c.rules, compiledRule{deny: r.Action == Deny, number: number, peers: pe, ports: po})
+			}
+			c.byRule[ref] = i
+		}
+		if i >= 0 {
+			rules = append(rules, i)
+		}
+	}
+	peers := func() *list { return c.peersOf(r.Peers) }
+	intern(ruleRef{policy: policy, rule: rule}, peers, func() *list { return c.portsOf(r.Ports) })
+	for i := range r.Ports {
+		port := &r.Ports[i]
+		if port.Protocol == 0 || port.Name == "" {
+			continue
+		}
+		if r.Direction == Ingress {
+			for _, resolved := range resolvePort(port, c.locals.defs[subject]) {
+				intern(ruleRef{policy, rule, int32(i + 1), resolved}, peers, func() *list { return c.lists.get(false, c.ports.in(resolved)) })
+			}
+			continue
+		}
+		for _, number := range sortedKeys(c.all.byPort[portName{strings.ToLower(port.Name), port.Protocol}]) {
+			resolved, _ := newPortRange(port.Protocol, number, number)
+			having := c.all.byPort[portName{strings.ToLower(port.Name), port.Protocol}][number]
+			intern(ruleRef{policy, rule, int32(i + 1), resolved}, func() *list {
+				return c.lists.get(false, intersect(c.peersOf(r.Peers), c.classes(having)))
+			}, func() *list { return c.lists.get(false, c.ports.in(resolved)) })
+		}
+	}
+	return rules, nil
+}
+
+func sortedKeys[V any](m map[uint16]V) []uint16 {
+	keys := make([]uint16, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// classes lists the peer classes of a set of identities, ascending.
+func (c *compiler) classes(set []int32) []int32 {
+	c.mark++
+	classes := classesOf(set, c.peerClass, c.stamp, c.mark)
+	slices.Sort(classes)
+	return classes
+}
+
+func intersect(l *list, set []int32) []int32 {
+	if l.all {
+		return set
+	}
+	return slices.DeleteFunc(slices.Clone(set), func(m int32) bool {
+		_, in := slices.BinarySearch(l.members, m)
+		return !in
+	})
+}
+
+func (c *compiler) peersOf(peers []Peer) *list {
+	var set []int32
+	for i := range peers {
+		if peers[i].matchesAll() {
+			return c.lists.get(true, nil)
+		}
+		set = append(set, c.classes(c.all.matching(&peers[i]))...)
+	}
+	slices.Sort(set)
+	return c.lists.get(false, slices.Compact(set))
+}
+
+// portsOf leaves out the named ports.
+func (c *compiler) portsOf(ports []PortMatch) *list {
+	var set []int32
+	for _, p := range ports {
+		if p.Protocol == 0 {
+			return c.lists.get(true, nil)
+		}
+		if p.Name != "" {
+			continue
+		}
+		if r, ok := newPortRange(p.Protocol, p.First, p.Last); ok {
+			set = append(set, c.ports.in(r)...)
+		}
+	}
+	slices.Sort(set)
+	return c.lists.get(false, slices.Compact(set))
+}
+
+// row writes the row of a pod to which rules apply and returns its number.
+func (c *compiler) row(indexes []int32, isolated, standing bool) (uint16, error) {
+	rules := make([]compiledRule, len(indexes), len(indexes)+1)
+	for i, r := range indexes {
+		rules[i] = c.rules[r]
+	}
+	if standing {
+		host := hostPeer()
+		rules = append(rules, compiledRule{standing: true, number: RuleHost, peers: c.peersOf([]Peer{host}), ports: c.lists.get(true, nil)})
+	}
+	local, portSets, localCount := localClasses(&c.portParts, c.ports.count, rules, func(r *compiledRule) *list { return r.ports })
+	group, peerSets, groupCount := localClasses(&c.peerParts, c.peerCount, rules, func(r *compiledRule) *list { return r.peers })
+	matching := make([][]*compiledRule, groupCount)
+	for i := range rules {
+		for _, g := range peerSets[rules[i].peers.id] {
+			matching[g] = append(matching[g], &rules[i])
+		}
+	}
+	sets := make([]uint32, groupCount)
+	cells := make([]cellParts, localCount)
+	for g := range sets {
+		sets[g] = c.out.portSet(decide(matching[g], portSets, isolated, cells))
+	}
+	blocks := make([]uint32, 0, c.peerCount/imageBlock+1)
+	var block [imageBlock]uint32
+	for first := 0; first < c.peerCount; first += imageBlock {
+		for i := range block {
+			block[i] = sets[group[min(first+i, c.peerCount-1)]]
+		}
+		blocks = append(blocks, c.out.block(&block))
+	}
+	return c.out.row(blocks, local)
+}
+
+// localClasses divides 0..n-1 into the classes that the lists of rules do not tell apart. It returns the class of each,
+// the classes that each list consists of by the list's id, and the number of classes.
+func localClasses(p *partition, n int, rules []compiledRule, of func(*compiledRule) *list) ([]uint16, map[int32][]int32, int) {
+	sets := make(map[int32][]int32, len(rules))
+	p.reset(n)
+	lists := make([]*list, 0, len(rules))
+	for i := range rules {
+		l := of(&rules[i])
+		if _, seen := sets[l.id]; seen {
+			continue
+		}
+		sets[l.id] = nil
+		lists = append(lists, l)
+		if !l.all {
+			p.split(l.members)
+		}
+	}
+	order := make([]int32, n)
+	for i := range order {
+		order[i] = int32(i)
+	}
+	class := make([]uint16, n)
+	count := p.compact(order, class)
+	stamp := make([]int32, count)
+	for i, l := range lists {
+		if l.all {
+			sets[l.id] = order[:count]
+		} else {
+			sets[l.id] = classesOf(l.members, class, stamp, int32(i+1))
+		}
+	}
+	return class, sets, count
+}
+
+// cellParts collects what the rules say about one class of ports; noRule where they say nothing.
+type cellParts struct{ deny, allow, standing uint16 }
+
+const noRule = math.MaxUint16
+
+// decide returns the port set of peers that rules match: any deny beats any allow, of several the lowest number is named,
+// and the standing permission comes after all rules.
+func decide(rules []*compiledRule, portSets map[int32][]int32, isolated bool, cells []cellParts) []Cell {
+	for i := range cells {
+		cells[i] = cellParts{noRule, noRule, noRule}
+	}
+	for _, r := range rules {
+		for _, l := range portSets[r.ports.id] {
+			switch c := &cells[l]; {
+			case r.deny:
+				c.deny = min(c.deny, r.number)
+			case r.standing:
+				c.standing = r.number
+			default:
+				c.allow = min(c.allow, r.number)
+			}
+		}
+	}
+	set := make([]Cell, len(cells))
+	for i, c := range cells {
+		switch {
+		case c.deny != noRule:
+			set[i] = cell(false, c.deny)
+		case c.allow != noRule:
+			set[i] = cell(true, c.allow)
+		case c.standing != noRule:
+			set[i] = cell(true, c.standing)
+		default:
+			set[i] = cell(!isolated, 0)
+		}
+	}
+	return set
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// writer collects the parts of an image, each distinct one once. What it returns are offsets within a part's own section;
+// image adds where the sections begin.
+type writer struct {
+	rowList   []imageRow
+	lists     section // of u32: offsets of blocks
+	blocks    section // of u32: offsets of port sets
+	portLists section // of u16
+	portSets  section // of u16
+	rowIndex  map[imageRow]uint16
+}
+
+type imageRow struct{ blocks, ports uint32 }
+
+// section is a run of bytes with the offsets of what is in it.
+type section struct {
+	bytes []byte
+	index map[string]uint32
+}
+
+func (s *section) add(item []byte) uint32 {
+	if at, ok := s.index[string(item)]; ok {
+		return at
+	}
+	if s.index == nil {
+		s.index = map[string]uint32{}
+	}
+	at := uint32(len(s.bytes))
+	s.bytes = append(s.bytes, item...)
+	s.index[string(item)] = at
+	return at
+}
+
+// size is the bytes written so far, keys and port classes excepted.
+func (w *writer) size() int {
+	return len(w.rowList)*imageRowSize + len(w.lists.bytes) + len(w.blocks.bytes) + len(w.portLists.bytes) + len(w.portSets.bytes)
+}
+
+func (w *writer) portSet(cells []Cell) uint32 {
+	b := make([]byte, 0, 2*len(cells))
+	for _, c := range cells {
+		b = binary.LittleEndian.AppendUint16(b, uint16(c))
+	}
+	return w.portSets.add(b)
+}
+
+func (w *writer) block(sets *[imageBlock]uint32) uint32 {
+	b := make([]byte, 0, 4*imageBlock)
+	for _, s := range sets {
+		b = binary.LittleEndian.AppendUint32(b, s)
+	}
+	return w.blocks.add(b)
+}
+
+func (w *writer) row(blocks []uint32, local []uint16) (uint16, error) {
+	b := make([]byte, 0, 4*len(blocks))
+	for _, x := range blocks {
+		b = binary.LittleEndian.AppendUint32(b, x)
+	}
+	p := make([]byte, 0, 2*len(local))
+	for _, l := range local {
+		p = binary.LittleEndian.AppendUint16(p, l)
+	}
+	r := imageRow{w.lists.add(b), w.portLists.add(p)}
+	if n, ok := w.rowIndex[r]; ok {
+		return n, nil
+	}
+	if w.rowIndex == nil {
+		w.rowIndex = map[imageRow]uint16{}
+	}
+	if len(w.rowList) >= math.MaxUint16 {
+		return 0, fmt.Errorf("write rows: %w distinct policies of pods on one node", ErrTooMany)
+	}
+	w.rowList = append(w.rowList, r)
+	n := uint16(len(w.rowList)) // row 0 is none
+	w.rowIndex[r] = n
+	return n, nil
+}
+
+// image puts the sections one after the other and the header before them.
+func (w *writer) image(generation uint32, identities []imageIdentity, ports *portSpace, k *keys) ([]byte, error) {
+	names, err := k.encode()
+	if err != nil {
+		return nil, fmt.Errorf("write keys: %w", err)
+	}
+	protocols, classes := ports.tables()
+	at := imageHeaderSize
+	begin := func(size, align int) uint32 {
+		at = (at + align - 1) / align * align
+		off := at
+		at += size
+		return uint32(off)
+	}
+	var (
+		offIdentity  = begin(len(identities)*imageIdentitySize, 8)
+		offProtocol  = begin(4*len(protocols), 4)
+		offRow       = begin((len(w.rowList)+1)*imageRowSize, 4)
+		offList      = begin(len(w.lists.bytes), 4)
+		offBlock     = begin(len(w.blocks.bytes), 4)
+		offClass     = begin(2*len(classes), 2)
+		offPortLists = begin(len(w.portLists.bytes), 2)
+		offPortSets  = begin(len(w.portSets.bytes), 2)
+		offNames     = begin(len(names), 4)
+	)
+	if at = (at + 7) &^ 7; at > math.MaxUint32 {
+		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, at)
+	}
+	b := make([]byte, at)
+	put := binary.LittleEndian
+	for _, f := range []struct{ off, value uint32 }{
+		{offMagic, ImageMagic}, {offABI, ImageABI}, {offGeneration, generation}, {offSize, uint32(at)},
+		{offIdentities, offIdentity}, {offIdentityCount, uint32(len(identities))}, {offProtocols, offProtocol}, {offClasses, offClass},
+		{offRows, offRow}, {offRowCount, uint32(len(w.rowList) + 1)}, {offKeys, offNames}, {offKeysLen, uint32(len(names))},
+	} {
+		put.PutUint32(b[f.off:], f.value)
+	}
+	for i, id := range identities {
+		e := b[int(offIdentity)+i*imageIdentitySize:]
+		put.PutUint16(e, id.peerClass)
+		put.PutUint16(e[2:], id.rows[Ingress])
+		put.PutUint16(e[4:], id.rows[Egress])
+	}
+	for i, v := range protocols {
+		put.PutUint32(b[int(offProtocol)+4*i:], v)
+	}
+	for i, r := range w.rowList {
+		e := b[int(offRow)+(i+1)*imageRowSize:]
+		put.PutUint32(e, offList+r.blocks)
+		put.PutUint32(e[4:], offPortLists+r.ports)
+	}
+	for i, v := range classes {
+		put.PutUint16(b[int(offClass)+2*i:], v)
+	}
+	relocate(b[offList:], w.lists.bytes, offBlock)
+	relocate(b[offBlock:], w.blocks.bytes, offPortSets)
+	copy(b[offPortLists:], w.portLists.bytes)
+	copy(b[offPortSets:], w.portSets.bytes)
+	copy(b[offNames:], names)
+	put.PutUint32(b[offChecksum:], checksum(b))
+	return b, nil
+}
+
+// relocate copies offsets, adding where the section they point into begins.
+func relocate(to, from []byte, base uint32) {
+	for i := 0; i < len(from); i += 4 {
+		binary.LittleEndian.PutUint32(to[i:], binary.LittleEndian.Uint32(from[i:])+base)
+	}
+}
