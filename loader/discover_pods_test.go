@@ -235,7 +235,7 @@ func TestWithoutNamespacesTheBridgeTells(t *testing.T) {
 	ok(t, netlink.NeighAdd(&netlink.Neigh{
 		LinkIndex: bridge.Attrs().Index, State: netlink.NUD_REACHABLE, IP: net.ParseIP("10.42.0.2").To4(), HardwareAddr: mac}))
 	ok(t, netlink.NeighAdd(&netlink.Neigh{
-		LinkIndex: d.Ifindex, Family: familyBridge, State: netlink.NUD_REACHABLE, Flags: netlink.NTF_MASTER, HardwareAddr: mac}))
+		LinkIndex: d.Ifindex, Family: familyBridge, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: mac}))
 	found := expectFound(t, f, map[string]string{"default/a": "vethA by neighbour"}, pods("default/a", "10.42.0.2"))
 	if found["default/a"].PodMAC != toMAC(mac) {
 		t.Errorf("pod MAC %x, want %s", found["default/a"].PodMAC, mac)
