@@ -60,8 +60,7 @@ func (o *Oracle) ciliumSpec(name, namespace string, spec *k8s.CiliumRule, s side
 		}
 	}
 	for i, r := range denies {
-		// A deny rule that cannot be enforced denies everybody whom it might mean.
-		if (r.unenforceable || o.ciliumPeers(r, namespace, s)) && o.ciliumPorts(r, s) {
+		if (o.ciliumPeers(r, namespace, s) || o.mightMean(r, s)) && o.ciliumPorts(r, s) {
 			out.deny = append(out.deny, fmt.Sprintf("%s%sDeny[%d]", name, section, i))
 		}
 	}
@@ -69,12 +68,17 @@ func (o *Oracle) ciliumSpec(name, namespace string, spec *k8s.CiliumRule, s side
 
 // ciliumRule is any of the four kinds of rule.
 type ciliumRule struct {
-	endpoints     *[]selector // nil: the field is missing
-	cidrs         *[]cidrRule
-	entities      *[]string
-	ports         [][]k8s.CiliumPort
-	icmps         []k8s.CiliumICMPRule
-	unenforceable bool // says something that weir does not know how to hold
+	named     bool // peers are named in some way; without, the rule is about anyone
+	noOne     bool // a list of peers is written and empty
+	endpoints []selector
+	cidrs     []cidrRule
+	entities  []string
+	ports     [][]k8s.CiliumPort
+	icmps     []k8s.CiliumICMPRule
+
+	// What weir does not know how to hold: such a rule admits nothing, and as a deny rule denies all it might mean.
+	unenforceable                          bool
+	someoneOutside, someNode, whoeverItMay bool
 }
 
 type cidrRule struct {
@@ -83,7 +87,12 @@ type cidrRule struct {
 }
 
 // limited says that the rule is about certain ports or ICMP types; [] is no limit.
-func (r ciliumRule) limited() bool { return len(r.ports) > 0 || len(r.icmps) > 0 }
+func (r *ciliumRule) limited() bool { return len(r.ports) > 0 || len(r.icmps) > 0 }
+
+// mightMean says that the peer may be one of those whom a deny rule names in a way that weir cannot look up.
+func (o *Oracle) mightMean(r ciliumRule, s side) bool {
+	return !r.noOne && (r.whoeverItMay || r.someoneOutside && o.world(s.peer) || r.someNode && o.entity("remote-node", s))
+}
 
 // ciliumRules brings the rules of one direction into one shape.
 func ciliumRules(spec *k8s.CiliumRule, egress bool) (allow, deny []ciliumRule) {
@@ -92,6 +101,7 @@ func ciliumRules(spec *k8s.CiliumRule, egress bool) (allow, deny []ciliumRule) {
 			rule := egressPeers(r.CiliumEgressPeers)
 			rule.addPorts(r.ToPorts)
 			rule.icmps = r.ICMPs
+			list(&rule, r.ToFQDNs)
 			if len(r.ToFQDNs) > 0 || authenticated(r.Authentication) {
 				rule.unenforceable = true
 			}
@@ -126,42 +136,69 @@ func ciliumRules(spec *k8s.CiliumRule, egress bool) (allow, deny []ciliumRule) {
 func authenticated(a *k8s.CiliumAuthentication) bool { return a != nil && a.Mode != "disabled" }
 
 func ingressPeers(p k8s.CiliumIngressPeers) ciliumRule {
-	r := ciliumRule{unenforceable: len(p.FromGroups) > 0 || len(p.FromNodes) > 0 || len(p.FromRequires) > 0}
+	r := ciliumRule{}
 	r.addPeers(p.FromEndpoints, p.FromCIDR, p.FromCIDRSet, p.FromEntities)
+	r.someoneOutside = r.someoneOutside || len(p.FromGroups) > 0
+	r.someNode = len(p.FromNodes) > 0
+	list(&r, p.FromGroups)
+	list(&r, p.FromNodes)
+	r.unenforceable = r.whoeverItMay || r.someNode || r.someoneOutside
 	return r
 }
 
 func egressPeers(p k8s.CiliumEgressPeers) ciliumRule {
-	r := ciliumRule{unenforceable: len(p.ToGroups) > 0 || len(p.ToNodes) > 0 || len(p.ToRequires) > 0 || len(p.ToServices) > 0}
+	r := ciliumRule{}
 	r.addPeers(p.ToEndpoints, p.ToCIDR, p.ToCIDRSet, p.ToEntities)
+	r.someoneOutside = r.someoneOutside || len(p.ToGroups) > 0
+	r.someNode = len(p.ToNodes) > 0
+	r.whoeverItMay = r.whoeverItMay || len(p.ToServices) > 0
+	list(&r, p.ToGroups)
+	list(&r, p.ToNodes)
+	list(&r, p.ToServices)
+	r.unenforceable = r.whoeverItMay || r.someNode || r.someoneOutside
 	return r
 }
 
-func (r *ciliumRule) addPeers(endpoints []selector, cidrs []string, sets []k8s.CiliumCIDRRule, entities []string) {
-	if endpoints != nil {
-		r.endpoints = &endpoints
+// list takes note of a list of peers: whether it is written, and whether it is empty then.
+func list[T any](r *ciliumRule, items []T) {
+	if items != nil {
+		r.named = true
+		r.noOne = r.noOne || len(items) == 0
 	}
-	if cidrs != nil || sets != nil {
-		r.cidrs = &[]cidrRule{}
+}
+
+func (r *ciliumRule) addPeers(endpoints []selector, cidrs []string, sets []k8s.CiliumCIDRRule, entities []string) {
+	list(r, endpoints)
+	list(r, cidrs)
+	list(r, sets)
+	list(r, entities)
+	r.entities = entities
+	for _, e := range endpoints {
+		switch entity, speaks := reserved(e); {
+		case !speaks:
+			r.endpoints = append(r.endpoints, e)
+		case entity != "":
+			r.entities = append(r.entities, entity)
+		default:
+			r.whoeverItMay = true
+		}
 	}
 	for _, c := range cidrs {
-		*r.cidrs = append(*r.cidrs, cidrRule{cidr: c})
+		r.cidrs = append(r.cidrs, cidrRule{cidr: c})
 	}
 	for _, c := range sets {
-		if c.CIDR == "" {
-			r.unenforceable = true // a group of CIDRs
+		if c.CIDR == "" { // a group of CIDRs
+			r.someoneOutside = true
+			continue
 		}
-		*r.cidrs = append(*r.cidrs, cidrRule{c.CIDR, c.Except})
-	}
-	if entities != nil {
-		r.entities = &entities
+		r.cidrs = append(r.cidrs, cidrRule{c.CIDR, c.Except})
 	}
 }
 
 func (r *ciliumRule) addPorts(rules []k8s.CiliumPortRule) {
 	for _, p := range rules {
 		r.ports = append(r.ports, p.Ports)
-		if p.Rules != nil || p.Listener != nil || p.TerminatingTLS != nil || p.OriginatingTLS != nil || len(p.ServerNames) > 0 {
+		if p.Rules != nil && len(p.Rules.HTTP)+len(p.Rules.DNS) > 0 || p.Listener != nil || p.TerminatingTLS != nil || p.OriginatingTLS != nil || len(p.ServerNames) > 0 {
 			r.unenforceable = true // what is said above layer 4
 		}
 	}
@@ -175,28 +212,25 @@ func (r *ciliumRule) addDenyPorts(rules []k8s.CiliumPortDenyRule) {
 
 // ciliumPeers reads the layer 3 half of a rule. Missing with ports: anyone. Missing without: no one. []: no one.
 func (o *Oracle) ciliumPeers(r ciliumRule, namespace string, s side) bool {
-	if r.endpoints == nil && r.cidrs == nil && r.entities == nil {
+	if r.noOne {
+		return false
+	}
+	if !r.named {
 		return r.limited()
 	}
-	if r.endpoints != nil {
-		for _, item := range *r.endpoints {
-			if o.selectsPeer(item, namespace, s) {
-				return true
-			}
+	for _, item := range r.endpoints {
+		if o.selectsPeer(item, namespace, s) {
+			return true
 		}
 	}
-	if r.cidrs != nil && o.world(s.peer) { // CIDR rules never match pods or nodes.
-		for _, item := range *r.cidrs {
-			if inCIDR(s.peer.Addr, item.cidr, item.except) {
-				return true
-			}
+	for _, item := range r.cidrs { // CIDR rules never match pods or nodes.
+		if o.world(s.peer) && inCIDR(s.peer.Addr, item.cidr, item.except) {
+			return true
 		}
 	}
-	if r.entities != nil {
-		for _, item := range *r.entities {
-			if o.entity(item, s) {
-				return true
-			}
+	for _, item := range r.entities {
+		if o.entity(item, s) {
+			return true
 		}
 	}
 	return false

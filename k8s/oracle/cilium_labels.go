@@ -4,6 +4,7 @@ package oracle
 
 import (
 	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,9 +23,11 @@ const (
 
 // ciliumLabels are all labels that a pod is selected by.
 func (o *Oracle) ciliumLabels(pod *corev1.Pod) map[string]string {
-	labels := maps.Clone(pod.Labels)
-	if labels == nil {
-		labels = map[string]string{}
+	labels := map[string]string{}
+	for key, value := range pod.Labels {
+		if !strings.HasPrefix(key, "io.cilium.k8s.") { // A pod cannot give itself what Cilium derives.
+			labels[key] = value
+		}
 	}
 	for key, value := range o.namespaceLabels(pod.Namespace) {
 		labels[namespaceLabelsPrefix+key] = value
@@ -80,18 +83,8 @@ func (o *Oracle) selectsSubject(s *selector, namespace string, at side) bool {
 // selectsPeer reads an item of fromEndpoints or toEndpoints: it selects pods, those of the policy's own namespace unless it
 // speaks of namespaces itself.
 func (o *Oracle) selectsPeer(s selector, namespace string, at side) bool {
-	keys := []string{}
-	for key := range s.MatchLabels {
-		keys = append(keys, key)
-	}
-	for _, e := range s.MatchExpressions {
-		keys = append(keys, e.Key)
-	}
 	anyNamespace := namespace == ""
-	for _, key := range keys {
-		if strings.HasPrefix(key, "reserved:") {
-			return o.selectsReserved(&s, at)
-		}
+	for _, key := range keys(s) {
 		if key = bareKey(key); key == namespaceLabel || strings.HasPrefix(key, namespaceLabelsPrefix) {
 			anyNamespace = true
 		}
@@ -103,16 +96,39 @@ func (o *Oracle) selectsPeer(s selector, namespace string, at side) bool {
 	return matches(bare(&s), o.ciliumLabels(pod))
 }
 
-// selectsReserved reads a selector that speaks of reserved: labels, which entities have. Namespaces are left alone then.
-func (o *Oracle) selectsReserved(s *selector, at side) bool {
-	labels := map[string]string{}
-	if at.peer.Pod != nil {
-		labels = o.ciliumLabels(at.peer.Pod)
+func keys(s selector) []string {
+	keys := slices.Collect(maps.Keys(s.MatchLabels))
+	for _, e := range s.MatchExpressions {
+		keys = append(keys, e.Key)
 	}
-	for _, entity := range []string{"host", "remote-node", "kube-apiserver", "world", "unmanaged"} {
-		if o.entity(entity, at) {
-			labels["reserved:"+entity] = ""
+	return keys
+}
+
+// reserved says whether a selector speaks of reserved: labels, which entities have, and which entity it names. Only a
+// selector that does nothing but name one of the simple ones can be held.
+func reserved(s selector) (entity string, speaks bool) {
+	for _, key := range keys(s) {
+		if strings.HasPrefix(key, "reserved:") {
+			speaks = true
 		}
 	}
-	return matches(bare(s), labels)
+	if !speaks || len(s.MatchLabels)+len(s.MatchExpressions) != 1 {
+		return "", speaks
+	}
+	for key, value := range s.MatchLabels {
+		if value == "" {
+			entity = strings.TrimPrefix(key, "reserved:")
+		}
+	}
+	for _, e := range s.MatchExpressions {
+		named := e.Operator == metav1.LabelSelectorOpIn && slices.Contains(e.Values, "")
+		if named || e.Operator == metav1.LabelSelectorOpExists {
+			entity = strings.TrimPrefix(e.Key, "reserved:")
+		}
+	}
+	switch entity {
+	case "host", "remote-node", "kube-apiserver", "world", "world-ipv4", "world-ipv6", "unmanaged", "health", "init", "ingress", "none":
+		return entity, true
+	}
+	return "", true
 }

@@ -4,6 +4,8 @@ package oracle
 
 import (
 	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/weirnet/weir/k8s"
 )
@@ -34,20 +36,23 @@ func (r ciliumRule) port(port k8s.CiliumPort, s side) bool {
 	if !ciliumProtocol(port.Protocol, s.packet.Protocol) {
 		return false
 	}
-	number, err := strconv.Atoi(port.Port)
+	if strings.ContainsFunc(port.Port, unicode.IsLetter) {
+		return r.portName(port, s)
+	}
+	number, err := strconv.ParseUint(port.Port, 0, 16)
 	if err != nil {
-		return r.named(port, s)
+		return false
 	}
 	if number == 0 { // all ports, endPort or not
 		return true
 	}
-	last := max(number, int(port.EndPort)) // ignored if not greater
-	return number <= int(s.packet.Port) && int(s.packet.Port) <= last
+	last := max(int(number), int(port.EndPort)) // ignored if not greater
+	return int(number) <= int(s.packet.Port) && int(s.packet.Port) <= last
 }
 
-// named reads a port name: at ingress what the subject calls so, at egress what the peer pod does.
-func (r ciliumRule) named(port k8s.CiliumPort, s side) bool {
-	if s.egress && (r.cidrs != nil || r.entities != nil) {
+// portName reads a port name: at ingress what the subject calls so, at egress what the peer pod does.
+func (r ciliumRule) portName(port k8s.CiliumPort, s side) bool {
+	if s.egress && (len(r.cidrs) > 0 || len(r.entities) > 0) {
 		return false // Egress names never match CIDRs or entities.
 	}
 	for _, number := range namedPorts(s.destination().Pod, port.Port, s.packet.Protocol) {

@@ -83,7 +83,7 @@ func New(objects *k8s.Objects, options Options) *Oracle {
 		o.namespaces[n.Name] = n.Labels
 	}
 	for _, slice := range objects.EndpointSlices {
-		if slice.Namespace == "default" && slice.Labels["kubernetes.io/service-name"] == "kubernetes" {
+		if slice.Namespace == "default" && (slice.Labels["kubernetes.io/service-name"] == "kubernetes" || slice.Name == "kubernetes") {
 			for _, endpoint := range slice.Endpoints {
 				o.addAPIServer(endpoint.Addresses...)
 			}
@@ -104,8 +104,12 @@ func New(objects *k8s.Objects, options Options) *Oracle {
 				o.podCIDRs = append(o.podCIDRs, prefix)
 			}
 		}
+		addrs := []string{n.Annotations["flannel.alpha.coreos.com/public-ip"], n.Annotations["flannel.alpha.coreos.com/public-ip-overwrite"]}
 		for _, a := range n.Status.Addresses {
-			if addr, err := netip.ParseAddr(a.Address); err == nil && o.apiAddrs[addr] {
+			addrs = append(addrs, a.Address)
+		}
+		for _, text := range addrs {
+			if addr, err := netip.ParseAddr(text); err == nil && o.apiAddrs[addr] {
 				o.apiNodes[n.Name] = true
 			}
 		}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weirnet/weir/bpf"
+	"github.com/weirnet/weir/k8s"
+	"github.com/weirnet/weir/k8s/oracle"
+	"github.com/weirnet/weir/policy"
+)
+
+// judge answers questions, in order; what it cannot answer has its own error.
+type judge interface {
+	name() string
+	judge(ctx context.Context, questions []*question) ([]answer, error)
+	Close() error
+}
+
+// brain compiles the objects for each node that a question touches, once.
+type brain struct {
+	objs     *k8s.Objects
+	cluster  *cluster
+	warnings []string
+	compiled map[string]*nodeTables
+}
+
+// nodeTables are one node's compiled tables.
+type nodeTables struct {
+	node     string
+	slot     uint16            // the node's
+	slots    map[string]uint16 // local pods'
+	model    *policy.Model
+	compiled *policy.Compiled
+	prefixes map[netip.Prefix]*policy.Address
+	services map[serviceKey]*policy.ServiceEntry
+}
+
+type serviceKey struct {
+	addr     netip.Addr
+	protocol uint8
+	port     uint16
+}
+
+// newBrain translates once for a start: what is invalid or cannot be enforced shows before anything is answered.
+func newBrain(objs *k8s.Objects, c *cluster) (*brain, error) {
+	b := &brain{objs: objs, cluster: c, compiled: map[string]*nodeTables{}}
+	if len(objs.Nodes) == 0 {
+		return nil, errors.New("translate objects: there is no node")
+	}
+	_, statuses, err := k8s.Translate(objs, objs.Nodes[0].Name, k8s.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("translate objects: %w", err)
+	}
+	for _, s := range statuses {
+		b.warnings = append(b.warnings, fmt.Sprintf("%s: %s: %s", s.Object, s.Path, s.Message))
+	}
+	return b, nil
+}
+
+func (b *brain) tables(node string) (*nodeTables, error) {
+	if t := b.compiled[node]; t != nil {
+		return t, nil
+	}
+	model, _, err := k8s.Translate(b.objs, node, k8s.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("translate objects for node %s: %w", node, err)
+	}
+	plan, err := policy.NewPlanner().Plan(model)
+	if err != nil {
+		return nil, fmt.Errorf("compile policy for node %s: %w", node, err)
+	}
+	t := &nodeTables{node: node, model: model, compiled: plan.Final, prefixes: map[netip.Prefix]*policy.Address{},
+		services: map[serviceKey]*policy.ServiceEntry{}, slots: map[string]uint16{}}
+	for i := range plan.Final.Addresses {
+		a := &plan.Final.Addresses[i]
+		t.prefixes[a.Prefix] = a
+	}
+	for i := range plan.Final.Services {
+		s := &plan.Final.Services[i]
+		t.services[serviceKey{s.Addr, s.Protocol, s.Port}] = s
+	}
+	for _, e := range plan.Final.Endpoints {
+		t.slots[e.Pod] = e.Slot
+	}
+	for _, n := range plan.Final.Nodes {
+		if n.Name == node {
+			t.slot = n.Slot
+		}
+	}
+	b.compiled[node] = t
+	return t, nil
+}
+
+// identity of an address: that of the longest prefix that contains it.
+func (t *nodeTables) identity(addr netip.Addr) uint32 {
+	for bits := addr.BitLen(); bits >= 0; bits-- {
+		if prefix, err := addr.Prefix(bits); err == nil && t.prefixes[prefix] != nil {
+			return t.prefixes[prefix].Identity
+		}
+	}
+	return policy.IdentityUnknown
+}
+
+// ruleName is a rule's name for people; "" is the default.
+func (t *nodeTables) ruleName(rule uint16) string {
+	if rule == 0 {
+		return ""
+	}
+	key, path, ok := t.compiled.Image.RuleName(rule)
+	if !ok {
+		return fmt.Sprintf("rule %d", rule)
+	}
+	return key + " " + path
+}
+
+// imageJudge reads the compiled images in Go.
+type imageJudge struct{ brain *brain }
+
+func (j *imageJudge) name() string { return "image" }
+
+func (j *imageJudge) Close() error { return nil }
+
+func (j *imageJudge) judge(ctx context.Context, questions []*question) ([]answer, error) {
+	answers := make([]answer, len(questions))
+	for i, q := range questions {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		if q.src.Pod != nil {
+			answers[i].egress, err = j.side(q, q.src, q.dst, policy.Egress)
+		}
+		if q.dst.Pod != nil && err == nil {
+			answers[i].ingress, err = j.side(q, q.dst, q.src, policy.Ingress)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+func (j *imageJudge) side(q *question, subject, peer oracle.Party, direction policy.Direction) (*sideAnswer, error) {
+	if q.tunnel(bpf.DefaultKnobs().VXLANPort) {
+		return tunnelAnswer(), nil
+	}
+	t, err := j.brain.tables(subject.Pod.Spec.NodeName)
+	if err != nil {
+		return nil, err
+	}
+	own := t.identity(subject.Addr)
+	if direction == policy.Egress {
+		if service := t.services[serviceKey{peer.Addr, q.protocol, q.port}]; service != nil && t.compiled.Image.Policed(direction, own) {
+			return t.service(own, service), nil
+		}
+	}
+	cell := t.compiled.Image.Lookup(direction, own, t.identity(peer.Addr), q.protocol, q.port)
+	reason := bpf.ReasonDeniedRule
+	switch {
+	case !cell.Allow() && subject.Addr == peer.Addr:
+		return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonSelf)}, nil
+	case cell.Allow() && cell.Rule() == 0:
+		reason = bpf.ReasonNotIsolated
+	case cell.Allow():
+		reason = bpf.ReasonAllowed
+	case cell.Rule() == 0:
+		reason = bpf.ReasonDeniedDefault
+	}
+	return &sideAnswer{Verdict: verdictName(cell.Allow()), Reason: bpf.ReasonName(reason), Rule: t.ruleName(cell.Rule())}, nil
+}
+
+// service judges a Service address by what stands behind it.
+func (t *nodeTables) service(own uint32, s *policy.ServiceEntry) *sideAnswer {
+	allowed := 0
+	for _, b := range s.Backends {
+		if t.compiled.Image.Lookup(policy.Egress, own, b.Identity, s.Protocol, b.Port).Allow() {
+			allowed++
+		}
+	}
+	switch allowed {
+	case 0:
+		return &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonDeniedService)}
+	case len(s.Backends):
+		return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonService)}
+	}
+	return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonServiceMixed)}
+}
+
+// tunnelAnswer is what every pod gets that sends to the overlay's own port.
+func tunnelAnswer() *sideAnswer {
+	return &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelFromPod)}
+}
+
+// oracleJudge reads the objects themselves.
+type oracleJudge struct{ oracle *oracle.Oracle }
+
+func newOracleJudge(objs *k8s.Objects) *oracleJudge {
+	return &oracleJudge{oracle.New(objs, oracle.Options{})}
+}
+
+func (j *oracleJudge) name() string { return "oracle" }
+
+func (j *oracleJudge) Close() error { return nil }
+
+func (j *oracleJudge) judge(ctx context.Context, questions []*question) ([]answer, error) {
+	answers := make([]answer, len(questions))
+	for i, q := range questions {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		egress, ingress := j.oracle.Judge(q.src, q.dst, oracle.Packet{Protocol: q.protocol, Port: q.port})
+		answers[i] = answer{egress: oracleSide(egress), ingress: oracleSide(ingress)}
+		if q.tunnel(bpf.DefaultKnobs().VXLANPort) {
+			answers[i].egress = tunnelAnswer()
+		}
+	}
+	return answers, nil
+}
+
+func oracleSide(j *oracle.Judgement) *sideAnswer {
+	if j == nil {
+		return nil
+	}
+	s := &sideAnswer{Verdict: verdictName(j.Allow), Reason: j.Reason}
+	if len(j.Rules) > 0 {
+		s.Rule = j.Rules[0]
+	}
+	return s
+}
+
+// pairs are all pairs of pods on all containerPorts of the set, those where no pod has an address of its own left out.
+func (c *cluster) pairs() []*probe {
+	type service struct {
+		protocol uint8
+		port     uint16
+	}
+	var services []service
+	for _, pod := range c.pods {
+		for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+			for _, p := range container.Ports {
+				s := service{policy.TCP, uint16(p.ContainerPort)}
+				switch p.Protocol {
+				case corev1.ProtocolUDP:
+					s.protocol = policy.UDP
+				case corev1.ProtocolSCTP:
+					s.protocol = policy.SCTP
+				}
+				if !slices.Contains(services, s) {
+					services = append(services, s)
+				}
+			}
+		}
+	}
+	slices.SortFunc(services, func(a, b service) int {
+		return int(a.protocol)<<16 + int(a.port) - int(b.protocol)<<16 - int(b.port)
+	})
+	var probes []*probe
+	for _, src := range c.names {
+		for _, dst := range c.names {
+			if c.pods[src].Spec.HostNetwork && c.pods[dst].Spec.HostNetwork {
+				continue
+			}
+			for _, s := range services {
+				probes = append(probes, pairProbe(src, dst, s.protocol, s.port))
+			}
+		}
+	}
+	return probes
+}
+
+// pairProbe is a probe as it would have been written.
+func pairProbe(src, dst string, protocol uint8, port uint16) *probe {
+	return &probe{src: src, dst: dst, protocol: protocol, port: port, members: []member{
+		{"src", quote(src)}, {"dst", quote(dst)}, {"protocol", quote(protocolName(protocol))},
+		{"port", fmt.Appendf(nil, "%d", port)}}}
+}
