@@ -80,7 +80,7 @@ func (d *decoder) file(f file) {
 			if tolerant, again := yaml.YAMLToJSON(doc.data); again == nil {
 				_ = json.Unmarshal(tolerant, &tree)
 			}
-			c.object = head(tree)
+			c.object = d.head(tree)
 			c.bad("", "%s", yamlMessage(err, doc.line))
 		} else if err := strictjson.UnmarshalCaseSensitivePreserveInts(converted, &tree); err != nil {
 			c.bad("", "%s", err)
@@ -111,7 +111,7 @@ func (d *decoder) jsonFile(name string, data []byte) {
 			d.problems = append(d.problems, c.problems...)
 			return
 		}
-		c.object = head(tree)
+		c.object = d.head(tree)
 		for _, err := range twice {
 			var field strictjson.FieldError
 			if errors.As(err, &field) {
@@ -172,19 +172,25 @@ func yamlMessage(err error, offset int) string {
 }
 
 // head is what a tree calls itself, as far as it says.
-func head(tree any) string {
+func (d *decoder) head(tree any) string {
 	root, _ := tree.(map[string]any)
 	metadata, _ := root["metadata"].(map[string]any)
 	named := metav1.ObjectMeta{}
 	named.Name, _ = metadata["name"].(string)
 	named.Namespace, _ = metadata["namespace"].(string)
 	kindName, _ := root["kind"].(string)
+	if named.Name == "" {
+		return kindName
+	}
+	if d.kinds[kindName].namespaced && named.Namespace == "" {
+		named.Namespace = metav1.NamespaceDefault
+	}
 	return strings.TrimSpace(name(kindName, &named))
 }
 
 // object decodes one object, or each item of a list of objects. Items of a typed list need not repeat apiVersion and kind.
 func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) {
-	c := checker{origin: origin, object: head(tree)}
+	c := checker{origin: origin, object: d.head(tree)}
 	defer func() { d.problems = append(d.problems, c.problems...) }()
 	root, ok := tree.(map[string]any)
 	if !ok {
@@ -193,7 +199,7 @@ func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) 
 	}
 	if root["kind"] == nil && root["apiVersion"] == nil && listKind != "" {
 		root["apiVersion"], root["kind"] = listVersion, listKind
-		c.object = head(tree)
+		c.object = d.head(tree)
 	}
 	version, kindName := root["apiVersion"], root["kind"]
 	for _, field := range []string{"apiVersion", "kind"} {

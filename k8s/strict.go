@@ -213,8 +213,11 @@ func sorted(object map[string]any) []string {
 	return keys
 }
 
-// nearest is the name that differs from word in the fewest letters; empty if none is near enough to be what was meant.
+// nearest is the name that the fewest slips turn into word; empty if none is near enough to be what was meant.
 func nearest(word string, names []string) string {
+	if len(word) > 64 {
+		return ""
+	}
 	sort.Strings(names)
 	best, limit := "", max(1, len(word)/3)+1
 	for _, candidate := range names {
@@ -225,23 +228,28 @@ func nearest(word string, names []string) string {
 	return best
 }
 
-// distance counts the insertions, deletions and substitutions that turn a into b (Levenshtein 1965).
+// distance counts the insertions, deletions, substitutions and swaps of neighbours that turn a into b (optimal string
+// alignment, after Damerau 1964).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, diagonal+1, row[j]+1)
+			rows[i][j] = min(rows[i-1][j-1]+cost, rows[i-1][j]+1, rows[i][j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }
