@@ -51,7 +51,7 @@ func startAgent(l *lab.Lab, n *lab.Node, flags ...string) (*nodeAgent, error) {
 
 // ready waits until the agent says that the manifests as they are now are enforced.
 func (a *nodeAgent) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	last := errors.New("no answer yet")
 	for {

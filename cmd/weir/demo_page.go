@@ -105,6 +105,9 @@ func (p *page) table(connections []connection) {
 			evidence = fmt.Sprintf("dropped 0, flannel.1 received %d", c.OverlayReceived)
 		}
 		why := c.Reason
+		if why == "denied_default" {
+			why += " (isolated, and no rule admits it)"
+		}
 		if c.Rule != "" {
 			why += ": " + c.Rule
 		}

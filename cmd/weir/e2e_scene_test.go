@@ -183,7 +183,7 @@ spec:
     matchLabels:
       app: %[1]s
   policyTypes:
-  - %s
+  - %[3]s
   %[2]s:%[4]s
 `, subject, direction, kind, rule)
 }

@@ -174,7 +174,13 @@ func (s *Space) ListenPacket(address string) (c net.PacketConn, err error) {
 
 // HTTP is a client whose connections start inside the namespace, one for each request.
 func (s *Space) HTTP(timeout time.Duration) *http.Client {
-	return &http.Client{Timeout: timeout, Transport: &http.Transport{DialContext: s.Dial, DisableKeepAlives: true}}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		// The transport would go on dialling after the request has timed out.
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return s.Dial(ctx, network, address)
+	}
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 }
 
 // Inject sends whole frames out of an interface, as they are.
