@@ -106,7 +106,9 @@ func (g *planning) numberIdentities(defs map[string]*Definition) (map[string]uin
 	if g.live != nil {
 		for name := range g.live.inUse {
 			if number := g.live.identities[name]; fixed[number] == nil {
-				fixed[number] = g.live.numbers.Identities[number]
+				retiring := *g.live.numbers.Identities[number]
+				retiring.Addrs = nil
+				fixed[number] = &retiring
 			}
 		}
 	}

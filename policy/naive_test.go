@@ -304,9 +304,10 @@ func randomSeed(t *testing.T, i int) *rand.Rand {
 	if i == 0 {
 		seed = 1
 	}
+	done := t.Failed()
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("seed %d", seed)
+		if t.Failed() && !done {
+			t.Logf("run %d of this test had the seed %d", i, seed)
 		}
 	})
 	return rand.New(rand.NewPCG(seed, 0))
