@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/weirnet/weir/bpf"
+	"github.com/weirnet/weir/policy"
+)
+
+// Apply writes a plan into the tables, in the order that policy.Plan demands:
+//
+//  1. the interim image, if there is one;
+//  2. nodes and endpoints, then the addresses that lead to them, then Services;
+//  3. the final image;
+//  4. out goes what nothing leads to any more.
+//
+// At every moment, and for ever if the process dies there, each address has its old answer or its new one, and each
+// packet meets one whole image. Apply is idempotent, and completes what a killed one left. A plan that does not fit is
+// refused with ErrTooLarge before anything is written; after any other error the planner must be restored from LiveImage.
+func (t *Tables) Apply(ctx context.Context, plan *policy.Plan) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("apply plan: %w", err)
+	}
+	if err := t.apply(plan); err != nil {
+		return fmt.Errorf("apply plan: %w", err)
+	}
+	return nil
+}
+
+func (t *Tables) apply(plan *policy.Plan) error {
+	final, now := plan.Final, t.now()
+	entries, ignored := newEntries(final.Addresses)
+	services := newServices(final, t.vxlanPort)
+	if err := t.fits(plan, entries, services); err != nil {
+		return err
+	}
+	entries = t.withLingering(entries, final.Nodes, now)
+
+	if plan.Interim != nil {
+		if err := t.swap(plan.Interim); err != nil {
+			return err
+		}
+	}
+	if err := t.writeAddresses(final, entries, now); err != nil {
+		return err
+	}
+	if err := t.services.replace(services); err != nil {
+		return err
+	}
+	if plan.Swap {
+		if err := t.swap(final.Image); err != nil {
+			return err
+		}
+	}
+	if err := t.retire(final, entries, plan.Swap); err != nil {
+		return err
+	}
+	t.log.Debug("applied plan", "generation", t.generation(), "addresses", len(entries.entries), "endpoints",
+		len(final.Endpoints), "services", len(services), "ignored_ipv6", ignored, "overflow", len(t.addresses.overflow.entries))
+	return nil
+}
+
+// retire clears the endpoints and nodes that no address leads to any more, when no program can still be reading them.
+func (t *Tables) retire(final *policy.Compiled, entries *prefixSet, waited bool) error {
+	endpoints, nodes := t.endpoints.gone(final.Endpoints), t.nodes.gone(final.Nodes, entries)
+	if len(endpoints)+len(nodes) == 0 {
+		return nil
+	}
+	if !waited {
+		if err := t.quiesce(); err != nil {
+			return err
+		}
+	}
+	for _, slot := range endpoints {
+		if err := t.endpoints.clear(slot); err != nil {
+			return err
+		}
+	}
+	for _, slot := range nodes {
+		t.nodes.clear(slot)
+	}
+	return nil
+}
+
+// writeAddresses writes who the addresses are, and the nodes and endpoints that they lead to. The address generation
+// moves before and after: no flow that was judged on the way survives it.
+func (t *Tables) writeAddresses(final *policy.Compiled, entries *prefixSet, now time.Time) error {
+	have := t.addresses.entries
+	moves := t.bumpDue || t.addresses.stale || !equalSets(have, entries)
+	if moves {
+		t.bumpDue = true
+		t.shared.bumpAddrGeneration()
+	}
+	for i := range final.Nodes {
+		t.nodes.set(final.Nodes[i], now)
+	}
+	for to, from := range predecessors(have, entries) {
+		t.nodes.succeed(to, from, now)
+	}
+	if err := t.writeEndpoints(final.Endpoints, entries); err != nil {
+		return err
+	}
+	if err := t.addresses.replace(entries); err != nil {
+		return err
+	}
+	if moves {
+		t.shared.bumpAddrGeneration()
+		t.bumpDue = false
+	}
+	return nil
+}
+
+// fits says whether a plan can be applied. It changes nothing.
+func (t *Tables) fits(plan *policy.Plan, entries *prefixSet, services map[bpf.ServiceKey]bpf.Service) error {
+	errs := []error{t.addresses.fits(entries), t.services.fits(services)}
+	for _, img := range []*policy.Image{plan.Interim, plan.Final.Image} {
+		if img != nil {
+			errs = append(errs, t.image.fits(img))
+		}
+	}
+	for i := range plan.Final.Endpoints {
+		if e := &plan.Final.Endpoints[i]; int(e.Slot) >= bpf.MaxEndpoints {
+			errs = append(errs, fmt.Errorf("place pod %s: %w: slot %d of %d", e.Pod, ErrTooLarge, e.Slot, bpf.MaxEndpoints))
+		}
+	}
+	for i := range plan.Final.Nodes {
+		if n := &plan.Final.Nodes[i]; int(n.Slot) >= bpf.MaxNodes {
+			errs = append(errs, fmt.Errorf("place node %s: %w: slot %d of %d", n.Name, ErrTooLarge, n.Slot, bpf.MaxNodes))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// swap publishes an image; its wait serves everybody.
+func (t *Tables) swap(img *policy.Image) error {
+	if err := t.image.swap(img); err != nil {
+		return err
+	}
+	t.addresses.trie.reclaimed()
+	return nil
+}
+
+// quiesce returns when every program that runs now has ended.
+func (t *Tables) quiesce() error {
+	if err := t.barrier.wait(); err != nil {
+		return err
+	}
+	t.addresses.trie.reclaimed()
+	return nil
+}
+
+// Tick ends what a change of node facts left behind for a grace period. It is to be called every few seconds.
+func (t *Tables) Tick(now time.Time) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.nodes.tick(now)
+	for p, l := range t.lingering {
+		if now.Before(l.until) {
+			continue
+		}
+		t.bumpDue = true
+		t.shared.bumpAddrGeneration()
+		if err := t.addresses.remove(p); err != nil {
+			return fmt.Errorf("end the grace of %s: %w", p, err)
+		}
+		t.shared.bumpAddrGeneration()
+		t.bumpDue = false
+		delete(t.lingering, p)
+	}
+	return nil
+}
+
+func (t *Tables) generation() uint32 {
+	if t.image.live == nil {
+		return 0
+	}
+	return t.image.live.Generation()
+}
+
+// newEntries turns the IPv4 addresses of a model into entries, and counts the others.
+func newEntries(addresses []policy.Address) (entries *prefixSet, ignored int) {
+	entries = newPrefixSet()
+	for i := range addresses {
+		p, ok := prefix4From(addresses[i].Prefix)
+		if !ok {
+			ignored++
+			continue
+		}
+		entries.set(p, newAddressEntry(addresses[i]))
+	}
+	return entries, ignored
+}
+
+func equalSets(a, b *prefixSet) bool {
+	if len(a.entries) != len(b.entries) {
+		return false
+	}
+	for p, e := range a.entries {
+		if b.entries[p] != e {
+			return false
+		}
+	}
+	return true
+}
