@@ -20,7 +20,6 @@ type Metrics struct {
 	applies         prometheus.Histogram
 	applyFailures   prometheus.Counter
 	lastApply       prometheus.Gauge
-	manifestsError  prometheus.Gauge
 	imageBytes      prometheus.Gauge
 	imageGeneration prometheus.Gauge
 	identities      prometheus.Gauge
@@ -31,8 +30,8 @@ type Metrics struct {
 	attachments     *prometheus.GaugeVec
 }
 
-// New registers everything. The datapath is read anew for each scrape.
-func New(datapath Datapath, version string) *Metrics {
+// New registers everything. The datapath, and whether the present manifests are refused, is asked anew at each scrape.
+func New(datapath Datapath, refused func() bool, version string) *Metrics {
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_" + name, Help: help})
 	}
@@ -46,7 +45,6 @@ func New(datapath Datapath, version string) *Metrics {
 			Name: "weir_apply_failures_total", Help: "Changes that could not be applied; the state before stayed.",
 		}),
 		lastApply:       gauge("last_apply_timestamp_seconds", "When policy was last applied."),
-		manifestsError:  gauge("manifests_error", "1 while the present manifests are refused and an earlier set is enforced."),
 		imageBytes:      gauge("image_bytes", "Size of the live policy image."),
 		imageGeneration: gauge("image_generation", "Generation of the live policy image."),
 		identities:      gauge("identities", "Identities that policy on this node tells apart."),
@@ -58,11 +56,19 @@ func New(datapath Datapath, version string) *Metrics {
 			Name: "weir_attachments", Help: "Interfaces that a program is attached to.",
 		}, []string{"hook"}),
 	}
+	manifestsError := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weir_manifests_error", Help: "1 while the present manifests are refused and an earlier set is enforced.",
+	}, func() float64 {
+		if refused() {
+			return 1
+		}
+		return 0
+	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "weir_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.applies, m.applyFailures, m.lastApply, m.manifestsError, m.imageBytes, m.imageGeneration,
+	m.registry.MustRegister(m.applies, m.applyFailures, m.lastApply, manifestsError, m.imageBytes, m.imageGeneration,
 		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.attachments, info, newCollector(datapath))
 	return m
 }
@@ -86,15 +92,8 @@ func (m *Metrics) Applied(compiled *policy.Compiled, took time.Duration, now tim
 // ApplyFailed notes a change that was not applied.
 func (m *Metrics) ApplyFailed() { m.applyFailures.Inc() }
 
-// Manifests notes whether the present manifests are refused, and how many rules of the enforced ones admit nothing because
-// they cannot be enforced.
-func (m *Metrics) Manifests(refused bool, unenforceable int) {
-	m.manifestsError.Set(0)
-	if refused {
-		m.manifestsError.Set(1)
-	}
-	m.unenforceable.Set(float64(unenforceable))
-}
+// Unenforceable notes how many rules of the enforced manifests admit nothing because they cannot be enforced.
+func (m *Metrics) Unenforceable(rules int) { m.unenforceable.Set(float64(rules)) }
 
 // Interfaces notes how many pods have no interface yet, and how many interfaces each hook's program is on.
 func (m *Metrics) Interfaces(missing int, attached map[string]int) {

@@ -52,8 +52,8 @@ func TestScrapeIsAsDocumented(t *testing.T) {
 			{bpf.HookUnderlayRx, bpf.DirectionIngress, bpf.VerdictDrop, bpf.ReasonSpoofedLocal}:    {1, 100},
 		},
 		rules: map[Rule]Traffic{{"CiliumNetworkPolicy default/frontend-to-backend", "spec.ingress[0]"}: {7, 7000}},
-	}, "v0.0.0-test")
-	m.Manifests(true, 2)
+	}, func() bool { return true }, "v0.0.0-test")
+	m.Unenforceable(2)
 	m.Interfaces(1, map[string]int{"pod_rx": 3, "underlay_rx": 1})
 	m.ApplyFailed()
 	code, got := scrape(m)
@@ -76,7 +76,7 @@ func TestScrapeIsAsDocumented(t *testing.T) {
 }
 
 func TestAnUnreadableDatapathFailsTheScrape(t *testing.T) {
-	m := New(&fakeDatapath{err: errors.New("read counters: permission denied")}, "v0.0.0-test")
+	m := New(&fakeDatapath{err: errors.New("read counters: permission denied")}, func() bool { return false }, "v0.0.0-test")
 	if code, body := scrape(m); code != 500 || !strings.Contains(body, "permission denied") {
 		t.Errorf("status %d: %s", code, body)
 	}

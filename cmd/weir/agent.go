@@ -102,12 +102,13 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (err err
 	}
 	defer attacher.Close()
 
+	source := k8s.NewDirectory(cfg.manifests, log, k8s.Timing{})
 	a := &agent{
-		cfg: cfg, log: log, source: k8s.NewDirectory(cfg.manifests, log, k8s.Timing{}),
+		cfg: cfg, log: log, source: source,
 		kernel:  kernel{tables: tables, attacher: attacher, port: port},
 		planner: policy.NewPlanner(),
 		finder:  &loader.PodFinder{Log: log},
-		metrics: metrics.New(datapath{tables}, version()),
+		metrics: metrics.New(datapath{tables}, func() bool { return source.State().Err != nil }, version()),
 		status:  newStatus(time.Now()),
 	}
 	defer func() { a.kernel.programs.Close() }()

@@ -38,7 +38,6 @@ func (a *agent) work(ctx context.Context, news set) (again bool, err error) {
 		err = a.enforce(ctx, network, news)
 	}
 	if news.answer != nil {
-		a.metrics.Manifests(err != nil, len(a.status.unenforceable()))
 		defer func(verdict error) { news.answer <- verdict }(err) // when the set's pods are attached, too
 	}
 	if a.applied.objects == nil {
@@ -223,6 +222,7 @@ func (a *agent) report(statuses []k8s.Status) {
 		}
 	}
 	a.status.setUnenforceable(admitNothing)
+	a.metrics.Unenforceable(len(admitNothing))
 }
 
 // decapChoice is whether XDP removes the outer headers, and for which interfaces that was decided.

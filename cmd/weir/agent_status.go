@@ -73,12 +73,6 @@ func (s *status) setUnenforceable(rules []string) {
 	s.nothing = rules
 }
 
-func (s *status) unenforceable() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.nothing
-}
-
 func (s *status) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	silent := time.Since(s.beaten)
