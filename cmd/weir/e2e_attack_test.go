@@ -57,7 +57,7 @@ func TestE2EForgedPacketsStopAtTheNIC(t *testing.T) {
 		{"tunnel packet to the bridge's address", "tunnel_stray", []packet.Spec{stray}},
 		{"tunnel packet in fragments", "outer_fragment", tunnel(netip.MustParseAddr(lab.LANIP), inner(clientIP, node1.VTEPMAC)).Fragments(24)},
 	}
-	send := func(frames []packet.Spec) (arrived uint64) {
+	send := func(frames []packet.Spec) (arrived int64) {
 		t.Helper()
 		was := received.Load()
 		for _, f := range frames {

@@ -275,7 +275,7 @@ func (s *scene) ping(from *lab.Pod, to string) bool {
 	c.SetDeadline(time.Now().Add(700 * time.Millisecond))
 	answer := make([]byte, 100)
 	for {
-		n, err := c.Read(answer)
+		n, _, err := c.(*net.IPConn).ReadFrom(answer) // without the IP header, unlike Read
 		if err != nil {
 			return false
 		}
