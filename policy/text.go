@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"bufio"
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// String is the kind's name for people.
+func (k AddressKind) String() string {
+	names := []string{"outside", "local pod", "remote pod", "node", "host", "local podCIDR", "remote podCIDR"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return fmt.Sprintf("kind %d", k)
+}
+
+// String is the direction's name for people.
+func (d Direction) String() string {
+	if d == Egress {
+		return "egress"
+	}
+	return "ingress"
+}
+
+// WriteText writes all that was compiled in a form for people. Equal tables are equal text.
+func (c *Compiled) WriteText(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	img := c.Image
+	fmt.Fprintf(b, "image of %s: generation %d, %d bytes, %d rows, checksum %08x\n", img.Node(), img.Generation(), img.Size(), img.Rows()-1, img.u32(offChecksum))
+	fmt.Fprintf(b, "\nnodes\n")
+	for _, n := range c.Nodes {
+		fmt.Fprintf(b, "  %d %s mac %x\n", n.Slot, n.Name, n.VTEPMAC)
+	}
+	fmt.Fprintf(b, "\nidentities\n")
+	for i := range img.keys.Identities {
+		d := &img.keys.Identities[i]
+		local := ""
+		if d.Local {
+			local = " (local)"
+		}
+		fmt.Fprintf(b, "  %d %s%s%s%s\n", d.Number, d, portNames(d.Ports), prefixNames(&d.Identity), local)
+	}
+	fmt.Fprintf(b, "\naddresses\n")
+	for _, a := range c.Addresses {
+		fmt.Fprintf(b, "  %s %s, identity %d, slot %d, tenancy %d%s\n", a.Prefix, a.Kind, a.Identity, a.Slot, a.Tenancy, flagNames(a.Flags))
+	}
+	fmt.Fprintf(b, "\nservices\n")
+	for _, s := range c.Services {
+		fmt.Fprintf(b, "  %s %s %d →", s.Addr, ProtocolName(s.Protocol), s.Port)
+		for _, backend := range s.Backends {
+			host := ""
+			if backend.Host {
+				host = " (host)"
+			}
+			fmt.Fprintf(b, " identity %d port %d%s;", backend.Identity, backend.Port, host)
+		}
+		fmt.Fprintf(b, "\n")
+	}
+	fmt.Fprintf(b, "\nrules\n")
+	for _, n := range slices.Sorted(maps.Keys(img.keys.ruleIndex)) {
+		r := img.keys.ruleIndex[n]
+		fmt.Fprintf(b, "  %d %s %s\n", n, r.Policy, r.Path)
+	}
+	runs := portRuns(img)
+	for i := range c.Endpoints {
+		e := &c.Endpoints[i]
+		fmt.Fprintf(b, "\npod %s: slot %d, identity %d\n", e.Pod, e.Slot, e.Identity)
+		for _, dir := range []Direction{Ingress, Egress} {
+			if !e.Policed[dir] {
+				fmt.Fprintf(b, "  %s: no policy\n", dir)
+				continue
+			}
+			fmt.Fprintf(b, "  %s:\n", dir)
+			img.writeRow(b, dir, e.Identity, runs)
+		}
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("write policy as text: %w", err)
+	}
+	return nil
+}
+
+func portNames(ports []NamedPort) string {
+	var b strings.Builder
+	for _, p := range ports {
+		fmt.Fprintf(&b, " %s=%s/%d", p.Name, ProtocolName(p.Protocol), p.Port)
+	}
+	return b.String()
+}
+
+func prefixNames(id *Identity) string {
+	if !id.Pod() || len(id.Prefixes) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" in %v", id.Prefixes)
+}
+
+func flagNames(f AddressFlags) string {
+	s := ""
+	if f&AddressUnderlay != 0 {
+		s += ", underlay"
+	}
+	if f&AddressTunnelled != 0 {
+		s += ", tunnelled"
+	}
+	return s
+}
+
+// writeRow writes one line for every set of peers that a row treats alike.
+func (img *Image) writeRow(w io.Writer, dir Direction, subject uint32, runs []PortRun) {
+	type group struct {
+		peers []uint32
+		text  string
+	}
+	byClass := map[uint16]*group{}
+	byText := map[string]*group{}
+	for i := range img.keys.Identities {
+		peer := img.keys.Identities[i].Number
+		class := img.u16(img.identity(peer))
+		g := byClass[class]
+		if g == nil {
+			text := img.cellText(dir, subject, peer, runs)
+			if g = byText[text]; g == nil {
+				g = &group{text: text}
+				byText[text] = g
+			}
+			byClass[class] = g
+		}
+		g.peers = append(g.peers, peer)
+	}
+	groups := slices.SortedFunc(maps.Values(byText), func(a, b *group) int { return cmp.Compare(a.peers[0], b.peers[0]) })
+	for _, g := range groups {
+		names := make([]string, len(g.peers))
+		for i, p := range g.peers {
+			names[i] = fmt.Sprint(p)
+		}
+		fmt.Fprintf(w, "    %s: %s\n", strings.Join(names, " "), g.text)
+	}
+}
+
+// cellText says what a row makes of one peer, ports with the same cell put together.
+func (img *Image) cellText(dir Direction, subject, peer uint32, runs []PortRun) string {
+	var parts []string
+	for i := 0; i < len(runs); {
+		run, c := runs[i], img.lookup(dir, subject, peer, runs[i])
+		for i++; i < len(runs) && runs[i].Protocol == run.Protocol && img.lookup(dir, subject, peer, runs[i]) == c; i++ {
+			run.Last = runs[i].Last
+		}
+		parts = append(parts, fmt.Sprintf("%s %s", run, img.verdict(c)))
+	}
+	return strings.Join(parts, "; ")
+}
