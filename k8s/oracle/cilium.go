@@ -39,6 +39,7 @@ func (o *Oracle) ciliumSpec(name, namespace string, spec *k8s.CiliumRule, s side
 	if len(rules)+len(denies) == 0 {
 		return // [] is no section.
 	}
+	out.selected = true
 	isolates := true
 	if d := spec.EnableDefaultDeny; d != nil {
 		opinion := d.Ingress

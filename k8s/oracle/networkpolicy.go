@@ -22,7 +22,7 @@ func (o *Oracle) networkPolicies(s side, out *opinion) {
 		if !isolates(p, s.egress) {
 			continue
 		}
-		out.isolated = true
+		out.selected, out.isolated = true, true
 		name := "NetworkPolicy " + p.Namespace + "/" + p.Name
 		if s.egress {
 			for j, rule := range p.Spec.Egress {

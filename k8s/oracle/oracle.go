@@ -70,6 +70,7 @@ type Oracle struct {
 	objects    *k8s.Objects
 	options    Options
 	namespaces map[string]map[string]string // name → labels
+	owners     map[netip.Addr]Party         // of pods' addresses and nodes' InternalIPs
 	podCIDRs   []netip.Prefix
 	apiAddrs   map[netip.Addr]bool // the Kubernetes API is served from
 	apiNodes   map[string]bool     // a node that has one of them
@@ -78,7 +79,7 @@ type Oracle struct {
 // New reads what objects say about namespaces, nodes and the API server; policies are read anew for every packet.
 func New(objects *k8s.Objects, options Options) *Oracle {
 	o := &Oracle{objects: objects, options: options, namespaces: map[string]map[string]string{},
-		apiAddrs: map[netip.Addr]bool{}, apiNodes: map[string]bool{}}
+		owners: map[netip.Addr]Party{}, apiAddrs: map[netip.Addr]bool{}, apiNodes: map[string]bool{}}
 	for _, n := range objects.Namespaces {
 		o.namespaces[n.Name] = n.Labels
 	}
@@ -109,8 +110,23 @@ func New(objects *k8s.Objects, options Options) *Oracle {
 			addrs = append(addrs, a.Address)
 		}
 		for _, text := range addrs {
-			if addr, err := netip.ParseAddr(text); err == nil && o.apiAddrs[addr] {
-				o.apiNodes[n.Name] = true
+			if addr, err := netip.ParseAddr(text); err == nil {
+				o.owners[addr.Unmap()] = Party{Node: n.Name, Addr: addr.Unmap()}
+				o.apiNodes[n.Name] = o.apiNodes[n.Name] || o.apiAddrs[addr]
+			}
+		}
+	}
+	for _, p := range objects.Pods {
+		if p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		texts := []string{p.Status.PodIP}
+		for _, ip := range p.Status.PodIPs {
+			texts = append(texts, ip.IP)
+		}
+		for _, text := range texts {
+			if addr, err := netip.ParseAddr(text); err == nil {
+				o.owners[addr.Unmap()] = Party{Pod: p, Addr: addr.Unmap()}
 			}
 		}
 	}
@@ -143,6 +159,7 @@ func (o *Oracle) world(p Party) bool { return p.Pod == nil && p.Node == "" && !o
 
 // opinion is what a set of policies says about a packet on one side of it, before it is weighed.
 type opinion struct {
+	selected     bool // some policy has rules for the subject in this direction
 	isolated     bool
 	allows, deny []string
 }
@@ -183,9 +200,28 @@ func (o *Oracle) judge(s side) *Judgement {
 	if s.peer.Pod != nil && s.peer.Pod.Namespace == s.subject.Pod.Namespace && s.peer.Pod.Name == s.subject.Pod.Name {
 		return &Judgement{Allow: true, Reason: Self} // A pod always reaches itself.
 	}
+	if s.egress {
+		if backends, found := o.services(s.peer, s.packet); found && o.selected(s) {
+			return o.judgeService(s, backends)
+		}
+	}
+	return o.policies(s)
+}
+
+// opinions asks all policies.
+func (o *Oracle) opinions(s side) opinion {
 	var all opinion
 	o.networkPolicies(s, &all)
 	o.ciliumPolicies(s, &all)
+	return all
+}
+
+// selected says that some policy has a say in what the subject does in this direction.
+func (o *Oracle) selected(s side) bool { return o.opinions(s).selected }
+
+// policies weighs what the policies say about a packet between two parties.
+func (o *Oracle) policies(s side) *Judgement {
+	all := o.opinions(s)
 	switch {
 	case len(all.deny) > 0: // Any matching deny beats any allow.
 		return &Judgement{Allow: false, Reason: DeniedRule, Rules: all.deny}
