@@ -79,29 +79,32 @@ func NewAttacher(cfg AttachConfig) (*Attacher, error) {
 	return a, nil
 }
 
+// reopen takes up all that is pinned, and names the pins that are not ours.
 func (a *Attacher) reopen() error {
 	entries, err := os.ReadDir(a.dir)
 	if err != nil {
 		return fmt.Errorf("list pinned links: %w", err)
 	}
+	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(a.dir, e.Name())
 		p, ok := parsePlace(e.Name())
 		switch {
 		case !ok && e.IsDir() && strings.HasPrefix(e.Name(), qdiscMark):
 		case !ok:
-			return fmt.Errorf("reopen link %s: not a name of ours", path)
+			errs = append(errs, fmt.Errorf("reopen link %s: not a name of ours", path))
 		case e.IsDir():
 			a.held[p] = &filter{place: p, dir: a.dir}
 		default:
 			l, err := link.LoadPinnedLink(path, nil)
 			if err != nil {
-				return fmt.Errorf("reopen link %s: %w", path, err)
+				errs = append(errs, fmt.Errorf("reopen link %s: %w", path, err))
+				continue
 			}
 			a.held[p] = &pinnedLink{l, p.ifindex}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func parsePlace(name string) (place, bool) {

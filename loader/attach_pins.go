@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -81,23 +82,18 @@ func lockDirectory(path string) (l *PinLock, again bool, err error) {
 // Close lets go of the pin path.
 func (l *PinLock) Close() error { return l.dir.Close() }
 
-// DetachAll removes every attachment that is pinned below a pin path. What is gone already is no error.
+// DetachAll removes every attachment that is pinned below a pin path. What is gone already is no error, and a pin that is
+// not understood is only unpinned.
 func DetachAll(pinPath string) error {
-	if _, err := os.Stat(filepath.Join(pinPath, "links")); errors.Is(err, fs.ErrNotExist) {
+	a := &Attacher{dir: filepath.Join(pinPath, "links"), log: slog.New(slog.DiscardHandler), held: map[place]attachment{}}
+	if _, err := os.Stat(a.dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	a, err := NewAttacher(AttachConfig{PinPath: pinPath})
-	if err != nil {
-		return err
-	}
 	var errs []error
+	_ = a.reopen() // what it does not understand goes with its pin
 	for p := range a.held {
 		errs = append(errs, a.drop(p))
 	}
-	marks, _ := filepath.Glob(filepath.Join(a.dir, qdiscMark+"*"))
-	for _, mark := range marks { // a crash between making the qdisc and its filter
-		errs = append(errs, os.Remove(mark))
-	}
-	errs = append(errs, os.Remove(a.dir))
+	errs = append(errs, os.RemoveAll(a.dir))
 	return errors.Join(errs...)
 }

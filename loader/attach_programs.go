@@ -17,7 +17,7 @@ type Programs map[bpf.Hook]*ebpf.Program
 
 // LoadPrograms loads all programs on top of these tables. The knobs that follow from the tables are set here.
 func (t *Tables) LoadPrograms(knobs bpf.Knobs) (Programs, error) {
-	knobs.ImageBytes, knobs.FlowsPerPod = t.ImageBytes(), t.FlowCapacity()/8
+	knobs.FlowsPerPod = t.FlowCapacity() / 8
 	x, err := xdp.Load(knobs, t.Maps())
 	if err != nil {
 		return nil, err

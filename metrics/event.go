@@ -12,6 +12,8 @@ import (
 	"github.com/weirnet/weir/policy"
 )
 
+const namespaceLabel = "io.kubernetes.pod.namespace"
+
 // Names turns the numbers of an event into names. A *policy.Image is one.
 type Names interface {
 	RuleName(number uint16) (policyKey, path string, ok bool)
@@ -20,7 +22,7 @@ type Names interface {
 
 // FormatEvent is a sampled verdict in one line for people:
 //
-//	drop denied_default at underlay_rx, ingress: TCP 10.42.1.5:41234 (default/backend) -> 10.42.0.7:80 (default/frontend), 74 bytes
+//	drop denied_default at underlay_rx, ingress: TCP 10.42.1.5:41234 (shop app=backend) -> 10.42.0.7:80 (shop app=web), 74 bytes
 //
 // It names the rule that decided, if one did. names may be nil.
 func FormatEvent(e *bpf.Event, names Names) string {
@@ -56,7 +58,26 @@ func side(addr uint32, port uint16, ports bool, identity uint32, names Names) st
 	if names == nil || identity == 0 {
 		return text
 	}
-	return fmt.Sprintf("%s (%s)", text, names.IdentityName(identity))
+	return fmt.Sprintf("%s (%s)", text, shortIdentity(names.IdentityName(identity)))
+}
+
+// shortIdentity leaves out of a pod's identity what every pod has: "pod:app=web,io.kubernetes.pod.namespace=shop,..." is
+// "shop app=web".
+func shortIdentity(name string) string {
+	labels, ok := strings.CutPrefix(name, "pod:")
+	if !ok {
+		return name
+	}
+	var namespace string
+	var kept []string
+	for label := range strings.SplitSeq(labels, ",") {
+		if ns, ok := strings.CutPrefix(label, namespaceLabel+"="); ok {
+			namespace = ns
+		} else if !strings.HasPrefix(label, "io.cilium.k8s.") {
+			kept = append(kept, label)
+		}
+	}
+	return strings.TrimSpace(namespace + " " + strings.Join(kept, ","))
 }
 
 func protocolName(p uint8) (name string, ports bool) {

@@ -89,7 +89,7 @@ func (fakeNames) RuleName(n uint16) (string, string, bool) {
 }
 
 func (fakeNames) IdentityName(n uint32) string {
-	return map[uint32]string{300: "default/backend", 301: "default/frontend"}[n]
+	return map[uint32]string{300: "pod:app=backend,io.cilium.k8s.policy.cluster=default,io.kubernetes.pod.namespace=default", 301: "host"}[n]
 }
 
 func TestEventsAreOneLineForPeople(t *testing.T) {
@@ -99,11 +99,11 @@ func TestEventsAreOneLineForPeople(t *testing.T) {
 		Saddr: 0xc0000201, Daddr: 0xc6336402, Sport: 41234, Dport: 80, Protocol: 6, Length: 74,
 	}
 	for want, change := range map[string]func(*bpf.Event){
-		"drop denied_default at underlay_rx, ingress: TCP 192.0.2.1:41234 (default/backend) -> 198.51.100.2:80 (default/frontend), 74 bytes": func(*bpf.Event) {},
-		"pass allowed at pod_rx, ingress: TCP 192.0.2.1:41234 (default/backend) -> 198.51.100.2:80 (default/frontend), by NetworkPolicy default/web spec.ingress[1], 74 bytes": func(e *bpf.Event) {
+		"drop denied_default at underlay_rx, ingress: TCP 192.0.2.1:41234 (default app=backend) -> 198.51.100.2:80 (host), 74 bytes": func(*bpf.Event) {},
+		"pass allowed at pod_rx, ingress: TCP 192.0.2.1:41234 (default app=backend) -> 198.51.100.2:80 (host), by NetworkPolicy default/web spec.ingress[1], 74 bytes": func(e *bpf.Event) {
 			e.Hook, e.Verdict, e.Reason, e.Rule = uint8(bpf.HookPodRx), uint8(bpf.VerdictPass), uint8(bpf.ReasonAllowed), 7
 		},
-		"drop denied_default at underlay_rx, ingress: ICMP 192.0.2.1 -> 198.51.100.2 (default/frontend) type 8, 74 bytes": func(e *bpf.Event) {
+		"drop denied_default at underlay_rx, ingress: ICMP 192.0.2.1 -> 198.51.100.2 (host) type 8, 74 bytes": func(e *bpf.Event) {
 			e.Protocol, e.Dport, e.SourceIdentity = 1, 8, 0
 		},
 		"drop malformed at underlay_rx, ingress: not IPv4, 74 bytes": func(e *bpf.Event) {

@@ -27,6 +27,7 @@ const (
 	settleDelay    = 50 * time.Millisecond // news of interfaces come in bursts
 	retryFirst     = 250 * time.Millisecond
 	retryLast      = 5 * time.Second
+	decapInterval  = 5 * time.Minute // firewall rules and sysctls change without telling
 	stopTimeout    = 2 * time.Second
 )
 
@@ -198,6 +199,7 @@ func (a *agent) loop(ctx context.Context, sets <-chan set, network <-chan struct
 		case <-network:
 			sleep(ctx, settleDelay)
 			drain(network)
+			delay = retryFirst // an interface comes first, its address a moment later
 		case <-retry.C:
 			delay = min(2*delay, retryLast)
 		case <-upkeep.C:
@@ -275,7 +277,8 @@ func (a *agent) logEvents(ctx context.Context) {
 		if live := a.kernel.tables.LiveImage(); live != nil {
 			names = live
 		}
-		a.log.Log(ctx, level, metrics.FormatEvent(&e, names), "event", "verdict", "generation", e.Generation, "ifindex", e.Ifindex)
+		a.log.Log(ctx, level, metrics.FormatEvent(&e, names), "hook", bpf.HookName(bpf.Hook(e.Hook)),
+			"reason", bpf.ReasonName(bpf.Reason(e.Reason)), "ifindex", e.Ifindex, "generation", e.Generation)
 	})
 	if err != nil {
 		a.log.Error("events are no longer logged", "error", err)

@@ -50,10 +50,25 @@ func (a *agent) work(ctx context.Context, news set) (again bool, err error) {
 	missing, err := a.settle(ctx, network)
 	if err != nil {
 		a.fail("attach", err)
-		return true, fatalBefore(a.status.everReady(), err)
+		return true, a.fatal(err)
 	}
 	a.status.settled(missing)
 	return len(missing) > 0, nil
+}
+
+// Errors of settle that need not be for ever, and one that is.
+var (
+	errPods     = errors.New("not all pods are guarded")
+	errOtherNow = errors.New("the agent must start again")
+)
+
+// fatal is err if the agent shall end: what never worked is a mistake in the configuration, better told by the exit code.
+// Trouble with a pod is not, pods come and go.
+func (a *agent) fatal(err error) error {
+	if errors.Is(err, errOtherNow) || !a.status.everReady() && !errors.Is(err, errPods) {
+		return err
+	}
+	return nil
 }
 
 // enforce brings the tables up to a new set of objects, or to the present one on changed routes.
@@ -157,14 +172,6 @@ func (a *agent) settle(ctx context.Context, n *loader.Network) (missing map[stri
 	return a.attach(n, tunnel)
 }
 
-// fatalBefore: what never worked is a mistake in the configuration, and better told by the exit code.
-func fatalBefore(everReady bool, err error) error {
-	if everReady {
-		return nil
-	}
-	return err
-}
-
 func (a *agent) fail(what string, err error) {
 	if a.status.fail(err) {
 		a.log.Error(what, "error", err)
@@ -225,10 +232,12 @@ func (a *agent) report(statuses []k8s.Status) {
 	a.metrics.Unenforceable(len(admitNothing))
 }
 
-// decapChoice is whether XDP removes the outer headers, and for which interfaces that was decided.
+// decapChoice is whether XDP removes the outer headers, and for which interfaces and when that was decided.
 type decapChoice struct {
-	decided string
-	strip   bool
+	interfaces string
+	reason     string // why not
+	strip      bool
+	at         time.Time
 }
 
 // load loads the programs if their constants have changed, and puts them in place of those that are attached.
@@ -246,12 +255,7 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 		knobs.VNI = c.vni
 	}
 	if knobs.VXLANPort != a.kernel.port {
-		return fmt.Errorf("the overlay's port was %d at start and is %d now: start the agent again", a.kernel.port, knobs.VXLANPort)
-	}
-	for _, node := range a.applied.compiled.Nodes {
-		if node.Name == a.cfg.node {
-			knobs.HostNode = uint32(node.Slot)
-		}
+		return fmt.Errorf("the overlay's port was %d and is %d now: %w", a.kernel.port, knobs.VXLANPort, errOtherNow)
 	}
 	strip, err := a.decap(ctx, n, t)
 	if err != nil {
@@ -271,11 +275,11 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 	a.kernel.programs.Close()
 	a.kernel.programs, a.kernel.knobs = programs, knobs
 	a.log.Info("programs loaded", "vxlan_port", knobs.VXLANPort, "vni", knobs.VNI, "spoof_enforce", knobs.SpoofEnforce,
-		"decap_strip", knobs.DecapStrip, "unknown_endpoint_drop", knobs.UnknownEndpointDrop, "host_node", knobs.HostNode)
+		"decap_strip", knobs.DecapStrip, "unknown_endpoint_drop", knobs.UnknownEndpointDrop)
 	return nil
 }
 
-// decap decides anew when the overlay's interfaces have changed.
+// decap decides anew when the overlay's interfaces have changed, and now and then.
 func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) (strip bool, err error) {
 	if mode := a.cfg.overlay.decap; mode != "auto" {
 		return mode == "strip", nil
@@ -288,20 +292,23 @@ func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) 
 	if t != nil {
 		overlay = t.Name
 	}
+	last := a.applied.decap
 	key := strings.Join(append(names, overlay), " ")
-	if a.applied.decap.decided == key {
-		return a.applied.decap.strip, nil
+	if last.interfaces == key && time.Since(last.at) < decapInterval {
+		return last.strip, nil
 	}
 	reason := "there is no VXLAN device"
 	if t != nil {
 		strip, reason = loader.Preflight{}.StripSafe(ctx, names, overlay)
 	}
-	if strip {
+	switch {
+	case last.interfaces == key && last.strip == strip && last.reason == reason:
+	case strip:
 		a.log.Info("decap: strip; XDP removes the outer headers")
-	} else {
+	default:
 		a.log.Info("decap: inspect; the kernel removes the outer headers", "because", reason)
 	}
-	a.applied.decap = decapChoice{key, strip}
+	a.applied.decap = decapChoice{key, reason, strip, time.Now()}
 	return strip, nil
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"sort"
 
 	"github.com/weirnet/weir/bpf"
@@ -15,11 +16,12 @@ import (
 // attach puts the programs where they belong: first on the pods' interfaces, which are the backstop, then on the overlay's
 // way out, and last on the NICs. missing are the pods whose interface was not found, with the reason.
 func (a *agent) attach(n *loader.Network, t *loader.Tunnel) (missing map[string]error, err error) {
-	found, missing, errs := a.attachPods(n)
+	found, missing, podErr := a.attachPods(n)
 	nics, err := n.Underlay(a.cfg.overlay.underlay, t, a.nodeAddrs())
 	if err != nil {
-		return missing, errors.Join(append(errs, err)...)
+		return missing, err
 	}
+	var errs []error
 	outlets := nics
 	if t != nil {
 		outlets = append(outlets[:len(outlets):len(outlets)], loader.Device{Ifindex: t.Ifindex, Name: t.Name})
@@ -48,11 +50,15 @@ func (a *agent) attach(n *loader.Network, t *loader.Tunnel) (missing map[string]
 		attached[bpf.HookName(hook)] = a.kernel.attacher.Count(hook)
 	}
 	a.metrics.Interfaces(len(missing), attached)
-	return missing, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return missing, err
+	}
+	return missing, podErr
 }
 
 // attachPods finds the local pods' interfaces, tells the tables, and attaches to them.
-func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[string]error, errs []error) {
+// err is errPods.
+func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[string]error, err error) {
 	endpoints := a.applied.compiled.Endpoints
 	var wanted []loader.PodAddress
 	for _, e := range endpoints {
@@ -66,6 +72,7 @@ func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[s
 	}
 	at, notFound := a.finder.Find(n, wanted)
 	found, missing = map[int]bool{}, map[string]error{}
+	var errs []error
 	for _, e := range endpoints {
 		i, ok := at[podKey(e)]
 		if !ok {
@@ -93,7 +100,10 @@ func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[s
 			a.log.Warn("not guarded yet", "pod", name, "because", missing[name])
 		}
 	}
-	return found, missing, errs
+	if err := errors.Join(errs...); err != nil {
+		return found, missing, fmt.Errorf("%w: %w", errPods, err)
+	}
+	return found, missing, nil
 }
 
 // podKey tells apart pods that have an address one after the other.
