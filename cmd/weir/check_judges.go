@@ -39,7 +39,6 @@ type nodeTables struct {
 	slots    map[string]uint16 // local pods'
 	model    *policy.Model
 	compiled *policy.Compiled
-	prefixes map[netip.Prefix]*policy.Address
 	services map[serviceKey]*policy.ServiceEntry
 }
 
@@ -77,12 +76,8 @@ func (b *brain) tables(node string) (*nodeTables, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile policy for node %s: %w", node, err)
 	}
-	t := &nodeTables{node: node, model: model, compiled: plan.Final, prefixes: map[netip.Prefix]*policy.Address{},
+	t := &nodeTables{node: node, model: model, compiled: plan.Final,
 		services: map[serviceKey]*policy.ServiceEntry{}, slots: map[string]uint16{}}
-	for i := range plan.Final.Addresses {
-		a := &plan.Final.Addresses[i]
-		t.prefixes[a.Prefix] = a
-	}
 	for i := range plan.Final.Services {
 		s := &plan.Final.Services[i]
 		t.services[serviceKey{s.Addr, s.Protocol, s.Port}] = s
@@ -100,14 +95,7 @@ func (b *brain) tables(node string) (*nodeTables, error) {
 }
 
 // identity of an address: that of the longest prefix that contains it.
-func (t *nodeTables) identity(addr netip.Addr) uint32 {
-	for bits := addr.BitLen(); bits >= 0; bits-- {
-		if prefix, err := addr.Prefix(bits); err == nil && t.prefixes[prefix] != nil {
-			return t.prefixes[prefix].Identity
-		}
-	}
-	return policy.IdentityUnknown
-}
+func (t *nodeTables) identity(addr netip.Addr) uint32 { return t.compiled.Address(addr).Identity }
 
 // ruleName is a rule's name for people; "" is the default.
 func (t *nodeTables) ruleName(rule uint16) string {
@@ -144,14 +132,12 @@ func (j *imageJudge) judge(ctx context.Context, questions []*question) ([]answer
 		if err != nil {
 			return nil, err
 		}
+		q.override(&answers[i], bpf.DefaultKnobs().VXLANPort)
 	}
 	return answers, nil
 }
 
 func (j *imageJudge) side(q *question, subject, peer oracle.Party, direction policy.Direction) (*sideAnswer, error) {
-	if q.tunnel(bpf.DefaultKnobs().VXLANPort) {
-		return tunnelAnswer(), nil
-	}
 	t, err := j.brain.tables(subject.Pod.Spec.NodeName)
 	if err != nil {
 		return nil, err
@@ -177,26 +163,25 @@ func (j *imageJudge) side(q *question, subject, peer oracle.Party, direction pol
 	return &sideAnswer{Verdict: verdictName(cell.Allow()), Reason: bpf.ReasonName(reason), Rule: t.ruleName(cell.Rule())}, nil
 }
 
-// service judges a Service address by what stands behind it.
+// service judges a Service address by what stands behind it, as the programs do.
 func (t *nodeTables) service(own uint32, s *policy.ServiceEntry) *sideAnswer {
-	allowed := 0
+	admitted, hostRefused := 0, false
 	for _, b := range s.Backends {
 		if t.compiled.Image.Lookup(policy.Egress, own, b.Identity, s.Protocol, b.Port).Allow() {
-			allowed++
+			admitted++
+		} else if b.Host {
+			hostRefused = true
 		}
 	}
-	switch allowed {
-	case 0:
+	switch {
+	case len(s.Backends) > bpf.MaxBackends: // judged after translation
+		return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonServiceMixed)}
+	case admitted == 0 || admitted < len(s.Backends) && hostRefused:
 		return &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonDeniedService)}
-	case len(s.Backends):
+	case admitted == len(s.Backends):
 		return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonService)}
 	}
 	return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonServiceMixed)}
-}
-
-// tunnelAnswer is what every pod gets that sends to the overlay's own port.
-func tunnelAnswer() *sideAnswer {
-	return &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelFromPod)}
 }
 
 // oracleJudge reads the objects themselves.
@@ -218,9 +203,7 @@ func (j *oracleJudge) judge(ctx context.Context, questions []*question) ([]answe
 		}
 		egress, ingress := j.oracle.Judge(q.src, q.dst, oracle.Packet{Protocol: q.protocol, Port: q.port})
 		answers[i] = answer{egress: oracleSide(egress), ingress: oracleSide(ingress)}
-		if q.tunnel(bpf.DefaultKnobs().VXLANPort) {
-			answers[i].egress = tunnelAnswer()
-		}
+		q.override(&answers[i], bpf.DefaultKnobs().VXLANPort)
 	}
 	return answers, nil
 }

@@ -111,7 +111,6 @@ func (j *kernelJudge) simulator(node string) (*simulated, error) {
 		return nil, err
 	}
 	knobs := j.knobs
-	knobs.HostNode = uint32(t.slot)
 	sim, err := loader.NewSimulator(knobs, t.compiled)
 	if err != nil {
 		return nil, fmt.Errorf("simulate node %s: %w", node, err)

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/k8s"
 	"github.com/weirnet/weir/k8s/oracle"
 	"github.com/weirnet/weir/policy"
@@ -268,9 +269,19 @@ func (c *cluster) place(p oracle.Party) string {
 	return best.node
 }
 
-// tunnel says that a packet goes to the overlay's own port at an address that may be a node's: no pod may send that, and
-// no policy is asked.
-func (q *question) tunnel(vxlanPort uint16) bool {
-	return q.src.Pod != nil && q.dst.Pod == nil && q.protocol == policy.UDP && q.port == vxlanPort &&
-		(q.dstNode != "" || q.dst.Addr.Is4() && q.dst.Addr.As4()[0] >= 224)
+// override replaces what policy says where the datapath does not ask it: at the overlay's own port. No pod may send there
+// to what may be a node, and nobody outside may send there to a pod.
+func (q *question) override(a *answer, vxlanPort uint16) bool {
+	if q.protocol != policy.UDP || q.port != vxlanPort || !q.src.Addr.Is4() {
+		return false
+	}
+	switch {
+	case q.src.Pod != nil && q.dst.Pod == nil && (q.dstNode != "" || q.dst.Addr.As4()[0] >= 224):
+		a.egress = &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelFromPod)}
+	case q.dst.Pod != nil && q.srcNode == "":
+		a.ingress = &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelStray)}
+	default:
+		return false
+	}
+	return true
 }
