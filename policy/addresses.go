@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // tables writes what stands beside the image.
@@ -66,8 +65,13 @@ func (c *Compiled) Address(a netip.Addr) Address {
 	if !a.IsValid() {
 		return Address{}
 	}
-	for bits := a.BitLen(); bits >= 0; bits-- {
-		p := netip.PrefixFrom(a, bits).Masked()
+	return c.covering(netip.PrefixFrom(a, a.BitLen()))
+}
+
+// covering is the entry of the longest prefix that contains p.
+func (c *Compiled) covering(p netip.Prefix) Address {
+	for bits := p.Bits(); bits >= 0; bits-- {
+		p = netip.PrefixFrom(p.Addr(), bits).Masked()
 		if i, ok := slices.BinarySearchFunc(c.Addresses, p, func(e Address, p netip.Prefix) int { return comparePrefix(e.Prefix, p) }); ok {
 			return c.Addresses[i]
 		}
@@ -134,7 +138,14 @@ func (c *Compiled) services(m *Model) {
 			e.Backends = append(e.Backends, b)
 		}
 		slices.SortFunc(e.Backends, func(a, b Backend) int {
-			return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Port, b.Port), strings.Compare(fmt.Sprint(a.Host), fmt.Sprint(b.Host)))
+			host := 0
+			if a.Host != b.Host {
+				host = 1
+				if b.Host {
+					host = -1
+				}
+			}
+			return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Port, b.Port), host)
 		})
 		c.Services = append(c.Services, e)
 	}

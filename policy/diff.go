@@ -31,7 +31,7 @@ func (v Verdict) String() string {
 type Change struct {
 	Pod       string // the local pod whose policy it is
 	Direction Direction
-	Peers     []string // names of identities, sorted; "old → new" where the peer's identity changed as well
+	Peers     []string // identities in full, sorted; "old → new" where the peer's identity changed as well
 	Ports     PortRun
 	Before    Verdict
 	After     Verdict
@@ -165,12 +165,13 @@ func Diff(old, now *Compiled) []Change {
 	return changes
 }
 
-// peerPairs lists what the peers of both models are, the same address in each, by the peer classes of both.
+// peerPairs lists what peers are in the one model and the other, by the peer classes of both. Within any entry's prefix,
+// apart from longer ones inside it, each model has one identity.
 func peerPairs(old, now *Compiled) map[[2]uint16][]pair {
 	seen := map[pair]bool{}
 	pairs := map[[2]uint16][]pair{}
-	visit := func(a netip.Addr) {
-		p := pair{old.Address(a).Identity, now.Address(a).Identity}
+	visit := func(prefix netip.Prefix) {
+		p := pair{old.covering(prefix).Identity, now.covering(prefix).Identity}
 		if !seen[p] {
 			seen[p] = true
 			class := [2]uint16{old.Image.u16(old.Image.identity(p.old)), now.Image.u16(now.Image.identity(p.now))}
@@ -179,7 +180,7 @@ func peerPairs(old, now *Compiled) map[[2]uint16][]pair {
 	}
 	for _, c := range []*Compiled{old, now} {
 		for i := range c.Addresses {
-			visit(c.Addresses[i].Prefix.Addr())
+			visit(c.Addresses[i].Prefix)
 		}
 	}
 	return pairs
@@ -229,10 +230,19 @@ func diffRow(old, now *Image, pod string, dir Direction, subject pair, peers map
 func pairNames(old, now *Image, pairs []pair) []string {
 	names := make([]string, len(pairs))
 	for i, p := range pairs {
-		names[i] = now.IdentityName(p.now)
-		if before := old.IdentityName(p.old); before != names[i] {
+		names[i] = now.fullName(p.now)
+		if before := old.fullName(p.old); before != names[i] {
 			names[i] = before + " → " + names[i]
 		}
 	}
 	return names
+}
+
+// fullName is IdentityName with all that tells identities apart.
+func (img *Image) fullName(number uint32) string {
+	name := img.IdentityName(number)
+	if d := img.keys.identityIndex[number]; d != nil {
+		name += portNames(d.Ports) + prefixNames(&d.Identity)
+	}
+	return name
 }

@@ -141,8 +141,7 @@ func TestNamesOfNumbers(t *testing.T) {
 
 // Equal models give equal bytes, whatever the order of their lists.
 func TestCompileIsDeterministic(t *testing.T) {
-	for i := range 20 {
-		r := randomSeed(t, i)
+	eachSeed(t, 20, func(t *testing.T, r *rand.Rand) {
 		m := randomModel(r)
 		c := build(t, m)
 		var text strings.Builder
@@ -162,11 +161,11 @@ func TestCompileIsDeterministic(t *testing.T) {
 				t.Fatal("the order of the model's lists shows in the tables")
 			}
 		}
-	}
+	})
 }
 
 func TestDecodedImageAnswersAlike(t *testing.T) {
-	r := randomSeed(t, 0)
+	r := rand.New(rand.NewPCG(1, 0))
 	c := build(t, randomModel(r))
 	img, err := Decode(c.Image.Bytes())
 	if err != nil {

@@ -42,7 +42,7 @@ type keys struct {
 	Options    Options      `json:"options"`
 
 	ruleIndex     map[uint16]RuleName
-	identityIndex map[uint32]string
+	identityIndex map[uint32]*Definition
 }
 
 type keyed struct {
@@ -106,9 +106,9 @@ func (k *keys) index() {
 		}
 		k.ruleIndex[r.Number] = r.RuleName
 	}
-	k.identityIndex = make(map[uint32]string, len(k.Identities))
+	k.identityIndex = make(map[uint32]*Definition, len(k.Identities))
 	for i := range k.Identities {
-		k.identityIndex[k.Identities[i].Number] = k.Identities[i].String()
+		k.identityIndex[k.Identities[i].Number] = &k.Identities[i].Definition
 	}
 }
 
@@ -132,13 +132,61 @@ func decodeKeys(b []byte) (*keys, error) {
 	if err := json.NewDecoder(io.LimitReader(flate.NewReader(bytes.NewReader(b)), maxKeys)).Decode(k); err != nil {
 		return nil, err
 	}
-	for _, i := range k.Identities {
-		if i.Number == 0 || i.Number > MaxIdentity {
-			return nil, fmt.Errorf("identity number %d", i.Number)
-		}
+	if err := k.validate(); err != nil {
+		return nil, err
 	}
 	k.index()
 	return k, nil
+}
+
+// validate refuses keys that no Compile writes and that a Planner could not go on from.
+func (k *keys) validate() error {
+	numbers, endpoints, nodes := map[uint32]bool{}, map[uint16]bool{0: true}, map[uint16]bool{0: true}
+	for i := range k.Identities {
+		d := &k.Identities[i]
+		if d.Number == 0 || d.Number > MaxIdentity || numbers[d.Number] {
+			return fmt.Errorf("identity number %d is out of range or listed twice", d.Number)
+		}
+		numbers[d.Number] = true
+		for _, p := range d.Prefixes {
+			if !p.IsValid() {
+				return fmt.Errorf("identity %d has an invalid prefix", d.Number)
+			}
+		}
+	}
+	for number := range reserved() {
+		if !numbers[number] {
+			return fmt.Errorf("reserved identity %d is missing", number)
+		}
+	}
+	for _, e := range k.Endpoints {
+		if e.Slot > MaxEndpoint || endpoints[e.Slot] {
+			return fmt.Errorf("endpoint slot %d is out of range or listed twice", e.Slot)
+		}
+		endpoints[e.Slot] = true
+	}
+	for _, n := range k.Nodes {
+		if n.Slot > MaxNode || nodes[n.Slot] {
+			return fmt.Errorf("node slot %d is out of range or listed twice", n.Slot)
+		}
+		nodes[n.Slot] = true
+	}
+	for _, r := range k.Rules {
+		if r.Number <= RuleHost || r.Number > MaxRule {
+			return fmt.Errorf("rule number %d is out of range", r.Number)
+		}
+	}
+	for _, p := range k.Vocabulary.Prefixes {
+		if !p.Prefix.IsValid() || p.Prefix != p.Prefix.Masked() {
+			return fmt.Errorf("named prefix %s", p.Prefix)
+		}
+	}
+	for i := range k.Policies {
+		if err := k.Policies[i].validate(); err != nil {
+			return fmt.Errorf("%s: %w", k.Policies[i].Key, err)
+		}
+	}
+	return nil
 }
 
 // numbers rebuilds the numbers the image was compiled with.
@@ -176,8 +224,8 @@ func (img *Image) Rules() map[uint16]RuleName { return img.keys.ruleIndex }
 
 // IdentityName is an identity's name for people; "unknown" if the number means nothing.
 func (img *Image) IdentityName(number uint32) string {
-	if name, ok := img.keys.identityIndex[number]; ok {
-		return name
+	if d, ok := img.keys.identityIndex[number]; ok {
+		return d.String()
 	}
 	return "unknown"
 }

@@ -91,7 +91,7 @@ func (p *Planner) RestoreAddresses(live []Address) {
 			s.restingEndpoints[a.Slot] = true
 		}
 		if a.Kind == AddressLocalPod || a.Kind == AddressRemotePod {
-			if t, ok := n.Tenancies[a.Prefix.Addr()]; !ok && a.Tenancy != 0 || ok && t.Count != a.Tenancy {
+			if t, ok := n.Tenancies[a.Prefix.Addr()]; !ok || t.Count != a.Tenancy {
 				n.Tenancies[a.Prefix.Addr()] = Tenancy{Count: a.Tenancy} // of whom, nobody wrote down
 			}
 		}

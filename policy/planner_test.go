@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"reflect"
 	"slices"
 	"testing"
@@ -97,8 +98,7 @@ func stays(a netip.Addr, from, to *Model) bool {
 // while anything refers to them.
 func TestPlanKeepsVerdicts(t *testing.T) {
 	interims, swaps, none := 0, 0, 0
-	for i := range 50 {
-		r := randomSeed(t, i)
+	eachSeed(t, 50, func(t *testing.T, r *rand.Rand) {
 		from := randomModel(r)
 		p := NewPlanner()
 		plan, err := p.Plan(from)
@@ -141,8 +141,8 @@ func TestPlanKeepsVerdicts(t *testing.T) {
 			p.Commit(plan)
 			from = to
 		}
-	}
-	if interims < 20 || swaps < 5 || none < 5 {
+	})
+	if os.Getenv("WEIR_SEED") == "" && (interims < 20 || swaps < 5 || none < 5) {
 		t.Errorf("too few of a kind: %d with interim image, %d with a final one, %d without", interims, swaps, none)
 	}
 }
@@ -202,7 +202,7 @@ func checkTransition(t *testing.T, r *rand.Rand, k *kernel, from, to *Model, pla
 		}
 		generation = img.Generation()
 		for _, a := range k.addresses {
-			if img.keys.identityIndex[a.Identity] == "" {
+			if img.keys.identityIndex[a.Identity] == nil {
 				t.Fatalf("image %d does not define identity %d, which %s still has", generation, a.Identity, a.Prefix)
 			}
 		}
@@ -219,7 +219,7 @@ func checkTransition(t *testing.T, r *rand.Rand, k *kernel, from, to *Model, pla
 	}
 	next := entries(plan.Final)
 	for _, prefix := range slices.SortedFunc(maps.Keys(next), comparePrefix) {
-		if r.IntN(2) == 0 && next[prefix].Identity != k.addresses[prefix].Identity && k.image.keys.identityIndex[next[prefix].Identity] == "" {
+		if r.IntN(2) == 0 && next[prefix].Identity != k.addresses[prefix].Identity && k.image.keys.identityIndex[next[prefix].Identity] == nil {
 			t.Fatalf("%s gets identity %d before an image defines it", prefix, next[prefix].Identity)
 		}
 	}
@@ -255,7 +255,7 @@ func smallModel() *Model {
 		m.Nodes = append(m.Nodes, Node{
 			Name: fmt.Sprintf("node-%d", i), Underlay: []netip.Addr{mustAddr(fmt.Sprintf("192.0.2.%d", i))},
 			Overlay:  []netip.Addr{mustAddr(fmt.Sprintf("10.42.%d.0", i)), mustAddr(fmt.Sprintf("10.42.%d.1", i))},
-			PodCIDRs: []netip.Prefix{mustPrefix(fmt.Sprintf("10.42.%d.0/24", i))},
+			PodCIDRs: []netip.Prefix{mustPrefix(fmt.Sprintf("10.42.%d.0/24", i))}, VTEPMAC: [6]byte{2, 0, 0, 0, 0, byte(i)},
 		})
 	}
 	for i, app := range []string{"front", "back"} {
@@ -370,8 +370,7 @@ func TestTenancyCountsPodsOfAnAddress(t *testing.T) {
 }
 
 func TestRestoreGoesOnWithTheSameNumbers(t *testing.T) {
-	for i := range 20 {
-		r := randomSeed(t, i)
+	eachSeed(t, 20, func(t *testing.T, r *rand.Rand) {
 		m := randomModel(r)
 		p := NewPlanner()
 		before := step(t, p, m).Final
@@ -390,7 +389,7 @@ func TestRestoreGoesOnWithTheSameNumbers(t *testing.T) {
 			!reflect.DeepEqual(plan.Final.Nodes, before.Nodes) {
 			t.Fatal("tables differ after a restart with nothing changed")
 		}
-	}
+	})
 }
 
 // A pod that came without an image keeps its slot and tenancy over a restart if the kernel's addresses are handed over.

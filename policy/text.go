@@ -45,7 +45,7 @@ func (c *Compiled) WriteText(w io.Writer) error {
 		if d.Local {
 			local = " (local)"
 		}
-		fmt.Fprintf(b, "  %d %s%s%s%s\n", d.Number, d, portNames(d.Ports), prefixNames(&d.Identity), local)
+		fmt.Fprintf(b, "  %d %s%s\n", d.Number, img.fullName(d.Number), local)
 	}
 	fmt.Fprintf(b, "\naddresses\n")
 	for _, a := range c.Addresses {
