@@ -53,7 +53,7 @@ func document(o object) string {
 }
 
 func newWorld(r *rand.Rand) *world {
-	w := &world{Rand: r, nodes: 2 + r.IntN(2), namespaces: []string{"default", "prod", "dev"}}
+	w := &world{Rand: r, nodes: 2 + r.IntN(5)/4, namespaces: []string{"default", "prod", "dev"}}
 	var docs []string
 	for n := 1; n <= w.nodes; n++ {
 		docs = append(docs, document(w.node(n)))

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/weirnet/weir/k8s"
+)
+
+// TestSharesNothing: of package k8s the oracle uses types only, and of the compiler nothing, or it would prove nothing.
+func TestSharesNothing(t *testing.T) {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range file.Imports {
+			path := strings.Trim(i.Path.Value, `"`)
+			ours := strings.HasPrefix(path, "github.com/weirnet/weir/") && path != "github.com/weirnet/weir/k8s"
+			if ours || strings.Contains(path, ".") && !strings.HasPrefix(path, "k8s.io/") && !strings.HasPrefix(path, "github.com/weirnet/weir/k8s") {
+				t.Errorf("imports %s", path)
+			}
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == "k8s" {
+					seen++
+					if s.Sel.Name != "Objects" && !strings.HasPrefix(s.Sel.Name, "Cilium") {
+						t.Errorf("uses k8s.%s", s.Sel.Name)
+					}
+				}
+			}
+			return true
+		})
+	}
+	if seen == 0 {
+		t.Error("found no use of package k8s at all")
+	}
+}
+
+// TestOptions: each switch changes what it says and nothing else.
+func TestOptions(t *testing.T) {
+	pod := func(name, node, ip string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{"app": name}},
+			Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{PodIP: ip}}
+	}
+	zero := intstr.FromInt32(0)
+	web, db := pod("web", "n1", "10.244.1.10"), pod("db", "n2", "10.244.2.10")
+	objects := &k8s.Objects{
+		Pods: []*corev1.Pod{web, db},
+		NetworkPolicies: []*networkingv1.NetworkPolicy{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "block"},
+			Spec: networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{
+				{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0", Except: []string{"192.0.2.0/24", "198.51.100.0/24"}}}}}}}}},
+		CiliumNetworkPolicies: []*k8s.CiliumNetworkPolicy{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "icmp"},
+			Spec: &k8s.CiliumRule{EndpointSelector: &metav1.LabelSelector{}, Ingress: []k8s.CiliumIngressRule{
+				{ICMPs: []k8s.CiliumICMPRule{{Fields: []k8s.CiliumICMPField{{Type: &zero}}}}}}}}},
+	}
+	addr := netip.MustParseAddr
+	from := map[string]Party{
+		"pod":     {Pod: db, Addr: addr("10.244.2.10")},
+		"host":    {Node: "n1", Addr: addr("192.0.2.1")},
+		"world":   {Addr: addr("203.0.113.1")},
+		"outcast": {Addr: addr("198.51.100.1")},
+	}
+	for _, c := range []struct {
+		name    string
+		options Options
+		from    string
+		packet  Packet
+		want    bool
+	}{
+		{"the own node reaches its pods", Options{}, "host", Packet{tcp, 80}, true},
+		{"unless it needs a rule", Options{HostByRule: true}, "host", Packet{tcp, 80}, false},
+		{"ipBlock matches pods", Options{}, "pod", Packet{tcp, 80}, true},
+		{"unless read as Cilium does", Options{IPBlockCilium: true}, "pod", Packet{tcp, 80}, false},
+		{"where it still matches the world", Options{IPBlockCilium: true}, "world", Packet{tcp, 80}, true},
+		{"type 0 is every type", Options{}, "outcast", Packet{icmp, 8}, true},
+		{"unless taken at its word", Options{ICMPTypeZeroExact: true}, "outcast", Packet{icmp, 8}, false},
+		{"then it is type 0", Options{ICMPTypeZeroExact: true}, "outcast", Packet{icmp, 0}, true},
+		{"and never TCP", Options{}, "outcast", Packet{tcp, 0}, false},
+	} {
+		egress, ingress := New(objects, c.options).Judge(from[c.from], Party{Pod: web, Addr: addr("10.244.1.10")}, c.packet)
+		if ingress == nil || ingress.Allow != c.want {
+			t.Errorf("%s: %+v, want allow %v", c.name, ingress, c.want)
+		}
+		if (egress != nil) != (c.from == "pod") {
+			t.Errorf("%s: egress is judged for a sender that is no pod, or not for one that is: %+v", c.name, egress)
+		}
+	}
+}
