@@ -44,6 +44,15 @@ func (o *Objects) conflicts() []error {
 			}
 			owners[addr] = h
 		}
+		f, _ := flannelOf(n)
+		for _, addr := range f.public {
+			h := holder{n, name("Node", n), "metadata.annotations[" + flannelPrefix + "public-ip]"}
+			if first, taken := owners[addr]; taken && first.object != h.object {
+				clash(h, first, addr)
+				continue
+			}
+			owners[addr] = h
+		}
 		for i, prefix := range podCIDRs(n) {
 			h := holder{n, name("Node", n), fmt.Sprintf("spec.podCIDRs[%d]", i)}
 			for _, b := range blocks {

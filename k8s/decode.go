@@ -35,7 +35,7 @@ func Decode(name string, data []byte) (*Objects, error) {
 }
 
 func decode(files []file) (*Objects, error) {
-	d := decoder{objects: &Objects{origins: map[metav1.Object]Origin{}}, kinds: map[string]kind{}, seen: map[string]Origin{}}
+	d := decoder{objects: &Objects{origins: map[metav1.Object]Origin{}}, kinds: map[string]kind{}, seen: map[string]Origin{}, fields: fieldCache{}}
 	for _, k := range kinds() {
 		d.kinds[k.name] = k
 	}
@@ -55,6 +55,7 @@ type decoder struct {
 	objects  *Objects
 	kinds    map[string]kind
 	seen     map[string]Origin // of an object's name
+	fields   fieldCache
 	problems []error
 }
 
@@ -190,7 +191,7 @@ func (d *decoder) head(tree any) string {
 
 // object decodes one object, or each item of a list of objects. Items of a typed list need not repeat apiVersion and kind.
 func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) {
-	c := checker{origin: origin, object: d.head(tree)}
+	c := checker{origin: origin, object: d.head(tree), fields: d.fields}
 	defer func() { d.problems = append(d.problems, c.problems...) }()
 	root, ok := tree.(map[string]any)
 	if !ok {
@@ -222,6 +223,9 @@ func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) 
 		return
 	}
 	object := k.make()
+	if _, has := root["spec"]; k.name == "NetworkPolicy" && !has {
+		c.bad("spec", "missing; write spec: {podSelector: {}} to isolate every pod of the namespace")
+	}
 	c.shape(root, reflect.TypeOf(object), "", k.strict)
 	if len(c.problems) > 0 {
 		return
@@ -270,7 +274,7 @@ func (d *decoder) kind(c *checker, version, kindName string) (kind, bool) {
 	}
 	switch {
 	case ours && contains(useless, kindName), !ours && !strings.HasSuffix(kindName, "NetworkPolicy"):
-		// Secrets, custom resources and the like.
+		d.objects.Skipped = append(d.objects.Skipped, fmt.Sprintf("%s (%s)", c.object, c.origin))
 	case !ours && d.kinds[kindName].name != "":
 		c.bad("apiVersion", "%s is not supported, write %s", version, d.kinds[kindName].apiVersion)
 	case nearest(kindName, names) != "":

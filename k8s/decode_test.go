@@ -5,6 +5,7 @@ package k8s
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -83,6 +84,7 @@ func TestRefusedByName(t *testing.T) {
 		{"two pods with one address", podDoc("a", "status: {podIP: 10.1.1.1}\n---") + podDoc("b", "status: {podIP: 10.1.1.1}"), "m.yaml document 2: Pod default/b: status.podIP: 10.1.1.1 belongs to Pod default/a (m.yaml document 1) already; remove the one that is out of date"},
 		{"pod with a node's address", "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n---\n" + podDoc("b", "status: {podIP: 192.0.2.1}"), "m.yaml document 2: Pod default/b: status.podIP: 192.0.2.1 belongs to Node n1 (m.yaml document 1) already; remove the one that is out of date"},
 		{"two nodes with one podCIDR", "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDR: 10.1.0.0/16}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: m}\nspec: {podCIDR: 10.1.2.0/24}\n", "m.yaml document 2: Node m: spec.podCIDRs[0]: 10.1.2.0/24 belongs to Node n1 (m.yaml document 1) already; remove the one that is out of date"},
+		{"two nodes with one public-ip", "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n2, annotations: {flannel.alpha.coreos.com/public-ip: 192.0.2.1}}\n", "m.yaml document 2: Node n2: metadata.annotations[flannel.alpha.coreos.com/public-ip]: 192.0.2.1 belongs to Node n1 (m.yaml document 1) already; remove the one that is out of date"},
 		{"bad podIP", podDoc("a", "status: {podIP: 10.1.1.256}"), `m.yaml document 1: Pod default/a: status.podIP: "10.1.1.256" is not an IP address such as 192.0.2.1 or 2001:db8::1`},
 		{"two addresses of a family", podDoc("a", "status: {podIPs: [{ip: 10.1.1.1}, {ip: 10.1.1.2}]}"), "m.yaml document 1: Pod default/a: status.podIPs[1].ip: 10.1.1.2 is a second address of its family, at most one of each"},
 		{"bad container port", podDoc("a", "spec: {containers: [{name: c, ports: [{containerPort: 0}]}]}"), "m.yaml document 1: Pod default/a: spec.containers[0].ports[0].containerPort: 0 is not a port, must be 1 to 65535"},
@@ -92,6 +94,8 @@ func TestRefusedByName(t *testing.T) {
 		{"bad clusterIP", "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: none}\n", `m.yaml document 1: Service default/s: spec.clusterIP: "none" is not an IP address such as 192.0.2.1 or 2001:db8::1`},
 		{"workload that does not select its pods", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {}}\n", "m.yaml document 1: Deployment default/d: spec.selector: does not match spec.template.metadata.labels"},
 
+		{"policy without a spec", "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\n", np + "spec: missing; write spec: {podSelector: {}} to isolate every pod of the namespace"},
+		{"policy with a blank spec", policyDoc(""), np + "spec: has no value; give it one or leave the field out"},
 		{"bad CIDR", policyDoc("{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}"), np + `spec.ingress[0].from[0].ipBlock.cidr: "10.0.0.0/33" is not a CIDR such as 192.0.2.0/24 or 2001:db8::/64`},
 		{"CIDR without a mask", policyDoc("{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.1}}]}]}"), np + `spec.egress[0].to[0].ipBlock.cidr: "10.0.0.1" has no mask, write 10.0.0.1/32`},
 		{"CIDR with leading zeros", policyDoc("{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 010.0.0.0/8}}]}]}"), np + `spec.ingress[0].from[0].ipBlock.cidr: "010.0.0.0/8" is not a CIDR such as 192.0.2.0/24 or 2001:db8::/64`},
@@ -179,6 +183,9 @@ func TestAccepted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if test.name == "kinds of no use" && strings.Join(o.Skipped, ", ") != "Secret a (m.yaml document 1), Certificate (m.yaml document 2), Ingress (m.yaml document 3)" {
+				t.Errorf("skipped %q", o.Skipped)
+			}
 			if len(o.Pods) != test.pods {
 				t.Errorf("%d pods, want %d", len(o.Pods), test.pods)
 			}
@@ -236,6 +243,38 @@ func TestFileOpenForWritingIsRefused(t *testing.T) {
 	}
 }
 
+func TestServiceName(t *testing.T) {
+	for name, want := range map[string]bool{"": false, "1": false, "1a": true, "Z": true, "a-9": true, "a--9": false, "-a9": false, "a9-": false,
+		"1-a-9": true, "1-2-3": false, "0x10": true, "a_b": false, "abcdefghijklmno": true, "abcdefghijklmnop": false} {
+		if isServiceName(name) != want {
+			t.Errorf("%q: %v, want %v", name, !want, want)
+		}
+	}
+}
+
+func TestOwnerOfLiveManifests(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.yaml")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(path, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readFiles(dir, true); err == nil || err.Error() != "read manifest a.yaml: another owner: others may write to it; chown it" {
+		t.Errorf("file: %v", err)
+	}
+	if _, _, err := readFiles(dir, false); err != nil {
+		t.Errorf("file, not live: %v", err)
+	}
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readFiles(dir, true); err == nil || err.Error() != "read manifests: directory "+dir+" has another owner: others may write to it; chown it" {
+		t.Errorf("directory: %v", err)
+	}
+}
+
 func TestOnlyManifestsAreRead(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"b.yml", "a.yaml", "c.json", ".a.yaml", "a.yaml~", ".#a.yaml", "#a.yaml#", "a.yaml.swp", "README.md", "d.YAML"} {
@@ -263,6 +302,21 @@ func TestOnlyManifestsAreRead(t *testing.T) {
 	}
 	if got := strings.Join(names, " "); got != "a.yaml b.yml c.json" {
 		t.Errorf("read %s", got)
+	}
+}
+
+// BenchmarkDecode reads a cluster of 1,000 pods and 1,000 policies.
+func BenchmarkDecode(b *testing.B) {
+	var text strings.Builder
+	for i := range 1000 {
+		name := "p" + strconv.Itoa(i)
+		text.WriteString(podDoc(name, "spec: {containers: [{name: c, ports: [{name: http, containerPort: 80}]}]}\n---"))
+		text.WriteString(strings.Replace(policyDoc("{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]}"), "web", name, 1) + "---\n")
+	}
+	for b.Loop() {
+		if _, err := Decode("m.yaml", []byte(text.String())); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ func (d *Directory) Current() *Objects {
 
 // State looks at the directory and compares it with what was last applied.
 func (d *Directory) State() State {
-	now, _, err := look(d.path)
+	now, _, err := look(d.path, true)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := State{Err: d.err, At: d.at}
@@ -110,7 +110,7 @@ func (d *Directory) Run(ctx context.Context, apply func(*Objects) error) error {
 			d.log.Warn("watching manifests stumbled, polling goes on", "path", d.path, "error", err)
 		case <-poll.C:
 			d.watch(watcher)
-			if now, _, err := look(d.path); (err != nil || now != seen) && first.IsZero() {
+			if now, _, err := look(d.path, true); (err != nil || now != seen) && first.IsZero() {
 				first = time.Now()
 				due.Reset(d.timing.Quiet)
 			}
@@ -141,6 +141,9 @@ func (d *Directory) load(apply func(*Objects) error) (fingerprint, error) {
 		objects, err = decode(files)
 	}
 	if err == nil {
+		if len(objects.Skipped) > 0 {
+			d.log.Debug("objects of no use to policy are skipped", "objects", objects.Skipped)
+		}
 		err = apply(objects)
 	}
 	d.mu.Lock()

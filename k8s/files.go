@@ -38,8 +38,9 @@ type file struct {
 type fingerprint string
 
 // look is the directory's fingerprint and the names of its manifests, sorted. Dotfiles and what editors leave behind are no
-// manifests. A directory that others may write to is refused: whoever can put a file there decides what is enforced.
-func look(dir string) (fingerprint, []string, error) {
+// manifests. A directory that others may write to is refused: whoever can put a file there decides what is enforced. With
+// live, as an agent reads, others are also its owner, unless that is root or the agent itself.
+func look(dir string, live bool) (fingerprint, []string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return "", nil, fmt.Errorf("read manifests: %w", err)
@@ -47,8 +48,12 @@ func look(dir string) (fingerprint, []string, error) {
 	if !info.IsDir() {
 		return "", nil, fmt.Errorf("read manifests: %s is not a directory", dir)
 	}
-	if info.Mode().Perm()&0o022 != 0 && !readOnly(dir) {
+	switch {
+	case readOnly(dir):
+	case info.Mode().Perm()&0o022 != 0:
 		return "", nil, fmt.Errorf("read manifests: directory %s has mode %04o: %w; chmod go-w it", dir, info.Mode().Perm(), ErrUntrusted)
+	case live && stranger(info):
+		return "", nil, fmt.Errorf("read manifests: directory %s has another owner: %w; chown it", dir, ErrUntrusted)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -80,7 +85,7 @@ func stamp(to *strings.Builder, name string, info fs.FileInfo) {
 	if stat == nil {
 		stat = &syscall.Stat_t{}
 	}
-	fmt.Fprintf(to, "%s\x00%d:%d %d %o %d %d\n", name, stat.Dev, stat.Ino, info.Size(), info.Mode(), info.ModTime().UnixNano(), stat.Ctim.Nano())
+	fmt.Fprintf(to, "%s\x00%d:%d %d %o %d %d %d\n", name, stat.Dev, stat.Ino, info.Size(), info.Mode(), stat.Uid, info.ModTime().UnixNano(), stat.Ctim.Nano())
 }
 
 func manifest(name string) bool {
@@ -94,6 +99,12 @@ func manifest(name string) bool {
 	return false
 }
 
+// stranger says whether a file belongs to neither root nor this process.
+func stranger(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid()
+}
+
 // readOnly says whether dir is on a read-only mount, as ConfigMaps are: then its mode bits admit nobody.
 func readOnly(dir string) bool {
 	var stat syscall.Statfs_t
@@ -101,17 +112,17 @@ func readOnly(dir string) bool {
 	return syscall.Statfs(dir, &stat) == nil && stat.Flags&readOnlyMount != 0
 }
 
-// readFiles reads every manifest of dir. It fails, with ErrUnsettled, if anything changed meanwhile. With fresh, a YAML file
-// without a final newline is taken for half a file while it is younger than settle.
-func readFiles(dir string, fresh bool) ([]file, fingerprint, error) {
-	before, names, err := look(dir)
+// readFiles reads every manifest of dir. It fails, with ErrUnsettled, if anything changed meanwhile. With live, as an agent
+// reads, a YAML file without a final newline is taken for half a file while it is younger than settle.
+func readFiles(dir string, live bool) ([]file, fingerprint, error) {
+	before, names, err := look(dir, live)
 	if err != nil {
 		return nil, "", err
 	}
 	var files []file
 	var problems []error
 	for _, name := range names {
-		data, err := readFile(filepath.Join(dir, name), fresh)
+		data, err := readFile(filepath.Join(dir, name), live)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("read manifest %s: %w", name, err))
 			continue
@@ -121,7 +132,7 @@ func readFiles(dir string, fresh bool) ([]file, fingerprint, error) {
 	if len(problems) > 0 {
 		return nil, before, errors.Join(problems...)
 	}
-	after, _, err := look(dir)
+	after, _, err := look(dir, live)
 	if err != nil {
 		return nil, before, err
 	}
@@ -131,7 +142,7 @@ func readFiles(dir string, fresh bool) ([]file, fingerprint, error) {
 	return files, before, nil
 }
 
-func readFile(path string, fresh bool) ([]byte, error) {
+func readFile(path string, live bool) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, unwrapPath(err)
@@ -146,6 +157,8 @@ func readFile(path string, fresh bool) ([]byte, error) {
 		return nil, errors.New("not a regular file")
 	case info.Mode().Perm()&0o002 != 0 && !readOnly(path):
 		return nil, fmt.Errorf("mode %04o: %w; chmod o-w it", info.Mode().Perm(), ErrUntrusted)
+	case live && stranger(info) && !readOnly(path):
+		return nil, fmt.Errorf("another owner: %w; chown it", ErrUntrusted)
 	case info.Size() > maxFileBytes:
 		return nil, fmt.Errorf("%d bytes, at most %d are read", info.Size(), maxFileBytes)
 	case openForWriting(f):
@@ -159,7 +172,7 @@ func readFile(path string, fresh bool) ([]byte, error) {
 		return nil, fmt.Errorf("size changed while reading: %w", ErrUnsettled)
 	}
 	unfinished := len(data) > 0 && !bytes.HasSuffix(data, []byte("\n")) && filepath.Ext(path) != ".json"
-	if age := time.Since(info.ModTime()); fresh && unfinished && age >= 0 && age < settle {
+	if age := time.Since(info.ModTime()); live && unfinished && age >= 0 && age < settle {
 		return nil, fmt.Errorf("ends in the middle of a line: %w; end it with a newline", ErrUnsettled)
 	}
 	return data, nil

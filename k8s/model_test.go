@@ -112,6 +112,7 @@ status: {podIP: 192.0.2.2}
 apiVersion: v1
 kind: Pod
 metadata: {name: waiting}
+spec: {containers: [{name: c}]}
 `, Options{})
 	if len(m.Pods) != 2 || m.Pods[0].Key() != "default/leaving" || m.Pods[1].Key() != "shop/web" {
 		t.Fatalf("pods %v", m.Pods)
@@ -135,13 +136,14 @@ metadata: {name: waiting}
 }
 
 func TestPodsNeedTheirNode(t *testing.T) {
-	o, err := Decode("m.yaml", []byte(nodes+podDoc("a", "spec: {nodeName: n9}\nstatus: {podIP: 10.1.0.2}\n---")+podDoc("b", "status: {podIP: 10.1.0.3}")))
+	o, err := Decode("m.yaml", []byte(nodes+podDoc("a", "spec: {nodeName: n9}\nstatus: {podIP: 10.1.0.2}\n---")+podDoc("b", "spec: {containers: [{name: c}]}\nstatus: {podIP: 10.1.0.3}\n---")+podDoc("c", "")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, _, err = Translate(o, "n1", Options{})
-	want := `translate objects: m.yaml document 3: Pod default/a: spec.nodeName: no Node is called n9; add it or correct the name
-m.yaml document 4: Pod default/b: spec.nodeName: missing, yet the pod has the address 10.1.0.3; say on which node it runs`
+	want := `m.yaml document 3: Pod default/a: spec.nodeName: no Node is called n9; add it or correct the name
+m.yaml document 4: Pod default/b: spec.nodeName: missing, yet the pod has the address 10.1.0.3; say on which node it runs
+m.yaml document 5: Pod default/c: spec: missing; a pod that is not known to run is not guarded`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}

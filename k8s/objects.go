@@ -23,7 +23,7 @@ type Objects struct {
 	Namespaces     []*corev1.Namespace
 	Pods           []*corev1.Pod
 	Services       []*corev1.Service
-	Endpoints      []*corev1.Endpoints
+	Endpoints      []*endpoints
 	EndpointSlices []*discoveryv1.EndpointSlice
 
 	NetworkPolicies                  []*networkingv1.NetworkPolicy
@@ -32,8 +32,16 @@ type Objects struct {
 
 	Workloads Workloads
 
+	// Skipped names the objects that weir has no use for: Secrets, custom resources of others and the like.
+	Skipped []string
+
 	origins map[metav1.Object]Origin
 }
+
+// endpoints are what EndpointSlices were before Kubernetes 1.21; some manifests still have nothing else.
+//
+//lint:ignore SA1019 read, never written
+type endpoints = corev1.Endpoints
 
 // Workloads are objects that a cluster would make pods of. Only Expand looks at them.
 type Workloads struct {
@@ -118,9 +126,9 @@ func kinds() []kind {
 			keep:  func(o *Objects, x metav1.Object) { o.Services = append(o.Services, x.(*corev1.Service)) },
 			check: func(c *checker, x metav1.Object) { c.service(x.(*corev1.Service)) }},
 		{name: "Endpoints", apiVersion: "v1", namespaced: true,
-			make:  func() metav1.Object { return new(corev1.Endpoints) },
-			keep:  func(o *Objects, x metav1.Object) { o.Endpoints = append(o.Endpoints, x.(*corev1.Endpoints)) },
-			check: func(c *checker, x metav1.Object) { c.endpoints(x.(*corev1.Endpoints)) }},
+			make:  func() metav1.Object { return new(endpoints) },
+			keep:  func(o *Objects, x metav1.Object) { o.Endpoints = append(o.Endpoints, x.(*endpoints)) },
+			check: func(c *checker, x metav1.Object) { c.endpoints(x.(*endpoints)) }},
 		{name: "EndpointSlice", apiVersion: "discovery.k8s.io/v1", namespaced: true,
 			make: func() metav1.Object { return new(discoveryv1.EndpointSlice) },
 			keep: func(o *Objects, x metav1.Object) {

@@ -16,7 +16,11 @@ type checker struct {
 	origin   Origin
 	object   string
 	problems []error
+	fields   fieldCache
 }
+
+// fieldCache holds what fieldsOf has found out.
+type fieldCache map[reflect.Type]map[string]reflect.Type
 
 func (c *checker) bad(path, format string, args ...any) {
 	c.problems = append(c.problems, &Problem{Origin: c.origin, Object: c.object, Path: path, Message: fmt.Sprintf(format, args...)})
@@ -47,7 +51,11 @@ func (c *checker) shape(tree any, t reflect.Type, path string, strict []string) 
 			c.mismatch(path, tree, "an object")
 			return
 		}
-		fields := fieldsOf(t)
+		fields, known := c.fields[t]
+		if !known {
+			fields = fieldsOf(t)
+			c.fields[t] = fields
+		}
 		for _, key := range sorted(object) {
 			field, known := fields[key]
 			if !known {

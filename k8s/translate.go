@@ -73,7 +73,7 @@ func Translate(objs *Objects, node string, opts Options) (*policy.Model, []Statu
 		t.ciliumPolicy(name("CiliumClusterwideNetworkPolicy", p), "", p.Spec, p.Specs)
 	}
 	if len(t.problems) > 0 {
-		return nil, nil, fmt.Errorf("translate objects: %w", errors.Join(t.problems...))
+		return nil, nil, errors.Join(t.problems...)
 	}
 	m := t.model
 	sort.Slice(m.Nodes, func(i, j int) bool { return m.Nodes[i].Name < m.Nodes[j].Name })
@@ -190,6 +190,10 @@ func (t *translator) pods() {
 	for _, p := range t.objects.Pods {
 		if p.Spec.NodeName != "" && !known[p.Spec.NodeName] {
 			t.problem(p, name("Pod", p), "spec.nodeName", "no Node is called %s; add it or correct the name", p.Spec.NodeName)
+			continue
+		}
+		if p.Spec.NodeName == "" && len(p.Spec.Containers) == 0 {
+			t.problem(p, name("Pod", p), "spec", "missing; a pod that is not known to run is not guarded")
 			continue
 		}
 		addrs := podAddrs(p)

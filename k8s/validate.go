@@ -211,7 +211,7 @@ func (c *checker) service(s *corev1.Service) {
 	}
 }
 
-func (c *checker) endpoints(e *corev1.Endpoints) {
+func (c *checker) endpoints(e *endpoints) {
 	for i, subset := range e.Subsets {
 		for j, a := range subset.Addresses {
 			c.addr(a.IP, fmt.Sprintf("subsets[%d].addresses[%d].ip", i, j))

@@ -4,7 +4,6 @@ package k8s
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -241,7 +240,17 @@ func (c *checker) ciliumPort(p *CiliumPort, path string) {
 
 // isServiceName follows RFC 6335 section 5.1: letters, digits and single inner dashes, at least one letter, at most 15.
 func isServiceName(name string) bool {
-	return len(name) <= 15 && regexp.MustCompile(`^([a-zA-Z0-9]-?)*[a-zA-Z](-?[a-zA-Z0-9])*$`).MatchString(name)
+	letter := false
+	for i := range len(name) {
+		switch b := name[i] | 0x20; {
+		case b >= 'a' && b <= 'z':
+			letter = true
+		case name[i] >= '0' && name[i] <= '9':
+		case name[i] != '-' || i == 0 || i == len(name)-1 || name[i-1] == '-':
+			return false
+		}
+	}
+	return letter && len(name) <= 15
 }
 
 func (c *checker) ciliumL7(r *ciliumRule, p *CiliumPortRule, path string) {
