@@ -438,3 +438,22 @@ func TestFailedPlanChangesNothing(t *testing.T) {
 		t.Error("a plan that failed left something behind")
 	}
 }
+
+// A plan that nobody carried out may have been half carried out: what it handed out means nothing else until the next Commit.
+func TestNumbersOfAnAbandonedPlanAreNotReused(t *testing.T) {
+	p := NewPlanner()
+	m := smallModel()
+	step(t, p, m)
+	abandoned, again := clonePods(m), clonePods(m)
+	abandoned.Pods = append(abandoned.Pods, smallPod("first", "10.42.1.20", 1))
+	again.Pods = append(again.Pods, smallPod("second", "10.42.1.21", 1))
+	one, err := p.Plan(abandoned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := step(t, p, again)
+	a, b := one.Final.Endpoint("default/first"), two.Final.Endpoint("default/second")
+	if a.Identity == b.Identity || a.Slot == b.Slot || two.Interim.Generation() <= one.Interim.Generation() {
+		t.Errorf("identity %d and %d, slot %d and %d, generation %d and %d", a.Identity, b.Identity, a.Slot, b.Slot, one.Interim.Generation(), two.Interim.Generation())
+	}
+}
