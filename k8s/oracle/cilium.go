@@ -4,6 +4,7 @@ package oracle
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/weirnet/weir/k8s"
 )
@@ -71,6 +72,7 @@ func (o *Oracle) ciliumSpec(name, namespace string, spec *k8s.CiliumRule, s side
 type ciliumRule struct {
 	named     bool // peers are named in some way; without, the rule is about anyone
 	noOne     bool // a list of peers is written and empty
+	nameless  bool // peers are named by CIDR or entity, which have no port names
 	endpoints []selector
 	cidrs     []cidrRule
 	entities  []string
@@ -173,7 +175,8 @@ func (r *ciliumRule) addPeers(endpoints []selector, cidrs []string, sets []k8s.C
 	list(r, cidrs)
 	list(r, sets)
 	list(r, entities)
-	r.entities = entities
+	r.nameless = len(cidrs)+len(sets)+len(entities) > 0
+	r.entities = slices.Clone(entities)
 	for _, e := range endpoints {
 		switch entity, speaks := reserved(e); {
 		case !speaks:

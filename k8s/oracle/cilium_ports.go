@@ -52,7 +52,7 @@ func (r ciliumRule) port(port k8s.CiliumPort, s side) bool {
 
 // portName reads a port name: at ingress what the subject calls so, at egress what the peer pod does.
 func (r ciliumRule) portName(port k8s.CiliumPort, s side) bool {
-	if s.egress && (len(r.cidrs) > 0 || len(r.entities) > 0) {
+	if s.egress && r.nameless {
 		return false // Egress names never match CIDRs or entities.
 	}
 	for _, number := range namedPorts(s.destination().Pod, port.Port, s.packet.Protocol) {
