@@ -27,6 +27,27 @@ func TestSeedDecodes(t *testing.T) {
 	}
 }
 
+// The file has every field of the spec of Cilium 1.20's CustomResourceDefinition once, with values that are nonsense but of
+// the right type: complaints may be about values, never about fields.
+func TestEveryFieldOfCiliumIsKnown(t *testing.T) {
+	data, err := os.ReadFile("testdata/cilium-1.20-fields.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Decode("fields.json", data)
+	if err == nil {
+		t.Fatal("nonsense was accepted")
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		if strings.Contains(line, "unknown field") || strings.Contains(line, "must be a ") || strings.Contains(line, "decoded") {
+			t.Error(line)
+		}
+	}
+	if !strings.Contains(err.Error(), "specs[0].ingress[0].toPorts[0].listener: not possible at ingress") {
+		t.Errorf("the values were not looked at: %v", err)
+	}
+}
+
 // policyDoc is a NetworkPolicy called web with the given spec, in flow style.
 func policyDoc(spec string) string {
 	return "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec: " + spec + "\n"

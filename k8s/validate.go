@@ -11,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -176,7 +177,7 @@ func (c *checker) workload(s *metav1.LabelSelector, t *corev1.PodTemplateSpec, s
 	case s != nil:
 		before := len(c.problems)
 		c.selector(s, "spec.selector")
-		if parsed, err := metav1.LabelSelectorAsSelector(s); len(c.problems) == before && err == nil && selects && !parsed.Matches(set(t.Labels)) {
+		if parsed, err := metav1.LabelSelectorAsSelector(s); len(c.problems) == before && err == nil && selects && !parsed.Matches(labels.Set(t.Labels)) {
 			c.bad("spec.selector", "does not match spec.template.metadata.labels")
 		}
 	case selects:

@@ -7,12 +7,9 @@ import (
 	"net/netip"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
-
-func set(m map[string]string) labels.Set { return labels.Set(m) }
 
 func (c *checker) networkPolicy(p *networkingv1.NetworkPolicy) {
 	c.selector(&p.Spec.PodSelector, "spec.podSelector")
