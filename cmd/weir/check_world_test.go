@@ -26,6 +26,7 @@ type world struct {
 	nodes      int
 	pods       []string // namespace/name
 	addrs      []string // IPv4 addresses of all sorts
+	vips       []string // of Services
 	addrs6     []string
 	namespaces []string
 }
@@ -70,6 +71,11 @@ func newWorld(r *rand.Rand) *world {
 	for i := range 6 + w.IntN(8) {
 		docs = append(docs, document(w.pod(i)))
 	}
+	for i := range 1 + w.IntN(3) {
+		service, slice := w.service(i)
+		docs = append(docs, document(service), document(slice))
+	}
+	w.addrs = append(w.addrs, w.vips...)
 	w.addrs = append(w.addrs, "203.0.113.1", "203.0.113.6", "203.0.113.130", "198.51.100.7", "10.9.9.9", "8.8.8.8")
 	w.addrs6 = append(w.addrs6, "2001:db8:f::1", "2001:db8:f:1::1")
 	w.cluster = strings.Join(docs, "---\n")
@@ -121,6 +127,32 @@ func (w *world) pod(i int) object {
 	}
 	w.pods, w.addrs = append(w.pods, ns+"/"+name), append(w.addrs, addr)
 	return object{"apiVersion": "v1", "kind": "Pod", "metadata": object{"name": name, "namespace": ns, "labels": w.labels()}, "spec": spec, "status": status}
+}
+
+// service makes up a Service and what is behind it. Few endpoints: past bpf.MaxBackends the datapath judges them one by one.
+func (w *world) service(i int) (service, slice object) {
+	name, ns, addr := fmt.Sprintf("service%d", i), pick(w, w.namespaces...), fmt.Sprintf("10.96.0.%d", i)
+	port := object{"name": "main", "port": 80, "protocol": pick(w, "TCP", "UDP")}
+	spec := object{"clusterIP": addr, "ports": list{port}}
+	if w.in(3) {
+		spec["type"], port["nodePort"] = "NodePort", 30080+i
+	}
+	endpoints := some(w, 3, func() object {
+		addr := pick(w, w.addrs...)
+		if strings.HasSuffix(addr, ".1") || strings.HasSuffix(addr, ".250") { // a bridge, nobody: no Service has such endpoints
+			addr = "192.0.2.1"
+		}
+		e := object{"addresses": list{addr}}
+		if w.in(4) {
+			e["conditions"] = object{"ready": w.in(2), "serving": w.in(2), "terminating": w.in(2)}
+		}
+		return e
+	})
+	w.vips = append(w.vips, addr)
+	return object{"apiVersion": "v1", "kind": "Service", "metadata": object{"name": name, "namespace": ns}, "spec": spec},
+		object{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+			"metadata": object{"name": name, "namespace": ns, "labels": object{"kubernetes.io/service-name": name}},
+			"ports":    list{object{"name": "main", "port": pick(w, 80, 8080, 53), "protocol": port["protocol"]}}}
 }
 
 func (w *world) labels() object {
@@ -273,8 +305,11 @@ func (w *world) probes(family, n int) []*probe {
 		return pick(w, w.pods...)
 	}
 	for i := range n {
-		p := pairProbe(party(), party(), pick(w, policy.TCP, policy.TCP, policy.UDP, policy.SCTP), uint16(pick(w, 1, 53, 79, 80, 81, 90, 91, 443, 8079, 8080, 8090, 8472, 49152, 65535)))
-		if w.in(5) {
+		p := pairProbe(party(), party(), pick(w, policy.TCP, policy.TCP, policy.UDP, policy.SCTP), uint16(pick(w, 1, 53, 79, 80, 81, 90, 91, 443, 8079, 8080, 8090, 8472, 30080, 49152, 65535)))
+		switch {
+		case w.in(10) && family == 4:
+			p = pairProbe(p.src, pick(w, w.vips...), pick(w, policy.TCP, policy.UDP), 80)
+		case w.in(5):
 			icmp, types := policy.ICMP, []int{0, 3, 8, 13}
 			if family == 6 {
 				icmp, types = policy.ICMPv6, []int{0, 1, 128, 135}

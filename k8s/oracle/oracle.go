@@ -201,7 +201,7 @@ func (o *Oracle) judge(s side) *Judgement {
 		return &Judgement{Allow: true, Reason: Self} // A pod always reaches itself.
 	}
 	if s.egress {
-		if backends, found := o.services(s.peer, s.packet); found && o.selected(s) {
+		if backends, found := o.services(s); found && o.selected(s) {
 			return o.judgeService(s, backends)
 		}
 	}

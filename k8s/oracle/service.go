@@ -24,25 +24,28 @@ type backend struct {
 }
 
 // services finds the endpoints behind the address and port that a packet is for; found is false if they are no Service's.
-// A Service has its cluster, external and load-balancer addresses, and every node's at its nodePort.
-func (o *Oracle) services(peer Party, packet Packet) (backends []backend, found bool) {
-	for _, s := range o.objects.Services {
-		if s.Spec.Type == corev1.ServiceTypeExternalName {
+// A Service has its cluster, external and load-balancer addresses, and at its nodePort every InternalIP and all addresses
+// of the own node.
+func (o *Oracle) services(s side) (backends []backend, found bool) {
+	peer, packet := s.peer, s.packet
+	nodePorts := s.host() || peer.Node != "" && o.owners[peer.Addr].Node == peer.Node
+	for _, svc := range o.objects.Services {
+		if svc.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		texts := slices.Concat([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs, s.Spec.ExternalIPs)
-		for _, i := range s.Status.LoadBalancer.Ingress {
+		texts := slices.Concat([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs, svc.Spec.ExternalIPs)
+		for _, i := range svc.Status.LoadBalancer.Ingress {
 			texts = append(texts, i.IP)
 		}
 		own := slices.ContainsFunc(texts, func(text string) bool {
 			addr, err := netip.ParseAddr(text)
 			return err == nil && addr.Unmap() == peer.Addr
 		})
-		for _, p := range s.Spec.Ports {
-			at := own && uint16(p.Port) == packet.Port || peer.Node != "" && p.NodePort != 0 && uint16(p.NodePort) == packet.Port
+		for _, p := range svc.Spec.Ports {
+			at := own && uint16(p.Port) == packet.Port || nodePorts && p.NodePort != 0 && uint16(p.NodePort) == packet.Port
 			if at && protocolNumber(p.Protocol) == packet.Protocol {
 				found = true
-				for _, b := range o.backends(s, p) {
+				for _, b := range o.backends(svc, p) {
 					if b.party.Addr.Is4() == peer.Addr.Is4() {
 						backends = append(backends, b)
 					}
