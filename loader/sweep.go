@@ -56,7 +56,7 @@ func (t *Tables) sweep() (FlowStats, error) {
 	// flows_new first: a flow that becomes assured meanwhile is met in one of the two.
 	for _, table := range []string{"flows_new", "flows"} {
 		assured := table == "flows"
-		left, expired, err := sweepTable(t.maps[table], now, assured, func(key *bpf.FlowKey, flow *bpf.Flow) {
+		left, expired, err := sweepTable(t.maps[table], now, func(key *bpf.FlowKey, flow *bpf.Flow) {
 			hash := flowHash(key)
 			atomic.OrUint64(&unread[hash>>6%bpf.FlowFilterWords], 1<<(hash%64))
 			if assured && int(flow.Owner) < len(owned) {
@@ -90,16 +90,16 @@ func (t *Tables) FlowStats() FlowStats {
 }
 
 // sweepTable removes what is expired from table and shows keep the rest.
-func sweepTable(table *ebpf.Map, now uint64, assured bool, keep func(*bpf.FlowKey, *bpf.Flow)) (left, expired int, err error) {
+func sweepTable(table *ebpf.Map, now uint64, keep func(*bpf.FlowKey, *bpf.Flow)) (left, expired int, err error) {
 	err = eachFlow(table, func(key *bpf.FlowKey, flow *bpf.Flow) error {
-		if isExpired(key, flow, now, assured) {
+		if isExpired(key, flow, now) {
 			var again bpf.Flow
 			if err := table.Lookup(key, &again); errors.Is(err, ebpf.ErrKeyNotExist) {
 				return nil
 			} else if err != nil {
 				return err
 			}
-			if isExpired(key, &again, now, assured) {
+			if isExpired(key, &again, now) {
 				expired++
 				if err := table.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 					return err
@@ -134,24 +134,26 @@ func eachFlow(table *ebpf.Map, visit func(*bpf.FlowKey, *bpf.Flow) error) error 
 	}
 }
 
-// isExpired says whether a flow has been idle for longer than its state allows.
-func isExpired(key *bpf.FlowKey, flow *bpf.Flow, now uint64, assured bool) bool {
-	return now > flow.SeenNs && now-flow.SeenNs > flowSeconds(key.Protocol, flow.Flags, assured)*1e9
+// isExpired says whether a flow has been idle for longer than its state allows. It is no business of the table it is in:
+// an assured flow may have to stay with the new ones.
+func isExpired(key *bpf.FlowKey, flow *bpf.Flow, now uint64) bool {
+	return int64(now-flow.SeenNs) > flowSeconds(key.Protocol, flow.Flags)*1e9
 }
 
-func flowSeconds(protocol uint8, flags uint32, assured bool) uint64 {
+// flowSeconds is flow_lifetime_ns of bpf/conntrack.h, which does not let such a flow answer any more.
+func flowSeconds(protocol uint8, flags uint32) int64 {
 	const bothFINs = bpf.FlowFINForward | bpf.FlowFINReply
 	switch {
 	case flags&bpf.FlowRST != 0:
 		return bpf.FlowRSTSeconds
-	case protocol == policy.ICMP:
-		return bpf.FlowICMPSeconds
 	case flags&bothFINs == bothFINs:
 		return bpf.FlowClosedSeconds
-	case !assured:
-		return bpf.FlowNewSeconds
 	case flags&bothFINs != 0:
 		return bpf.FlowFINSeconds
+	case protocol == policy.ICMP:
+		return bpf.FlowICMPSeconds
+	case flags&bpf.FlowAssured == 0:
+		return bpf.FlowNewSeconds
 	case protocol == policy.TCP:
 		return bpf.FlowTCPSeconds
 	}
