@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 
@@ -250,6 +251,20 @@ func (n *Network) Direct(p netip.Prefix, tunnel int) (direct, known bool) {
 		}
 	}
 	return direct, best >= 0
+}
+
+// HostAddrs lists the addresses of this host, sorted. Those that are no host's own in truth are left out: loopback,
+// link-local, and what stands on dummy interfaces (kube-proxy's Service addresses in IPVS mode).
+func (n *Network) HostAddrs() []netip.Addr {
+	var out []netip.Addr
+	for _, a := range n.addrs {
+		l := n.links[a.link]
+		if l != nil && l.Type() != "dummy" && !a.addr.IsLoopback() && !a.addr.IsLinkLocalUnicast() {
+			out = append(out, a.addr)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
 }
 
 // HasLink says whether an interface existed when the network was observed.

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -140,6 +141,21 @@ func TestUnderlayIsThePhysicalInterface(t *testing.T) {
 				t.Errorf("got error %v, want %q", err, c.err)
 			}
 		})
+	}
+}
+
+func TestHostAddrsAreTheHostsOwn(t *testing.T) {
+	n := &Network{links: map[int]netlink.Link{
+		1: &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo", Flags: net.FlagLoopback}},
+		2: &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 2, Name: "eth0"}},
+		3: &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: 3, Name: "kube-ipvs0"}},
+		4: &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: 4, Name: "cni0"}},
+	}}
+	for text, link := range map[string]int{"127.0.0.1": 1, "192.0.2.1": 2, "2001:db8::1": 2, "fe80::1": 2, "10.43.0.10": 3, "10.42.0.1": 4} {
+		n.addrs = append(n.addrs, address{netip.MustParseAddr(text), link})
+	}
+	if got := fmt.Sprint(n.HostAddrs()); got != "[10.42.0.1 192.0.2.1 2001:db8::1]" {
+		t.Errorf("got %s", got)
 	}
 }
 

@@ -28,7 +28,8 @@ const (
 	retryFirst     = 250 * time.Millisecond
 	retryLast      = 5 * time.Second
 	decapInterval  = 5 * time.Minute // firewall rules and sysctls change without telling
-	stopTimeout    = 2 * time.Second
+	stopTimeout    = time.Second     // of the HTTP server
+	patience       = 3 * time.Second // of a stop
 )
 
 // runAgent is the verb agent. Exit code 0 after SIGTERM, 1 if the agent cannot work at all, 2 if it was called wrongly.
@@ -49,12 +50,28 @@ func runAgent(ctx context.Context, args []string, _ io.Reader, stdout, stderr io
 		return exitUsage
 	}
 	log := cfg.log.logger(stderr)
-	if err := serveAgent(ctx, cfg, log); err != nil {
+	ended := make(chan error, 1)
+	go func() { ended <- serveAgent(ctx, cfg, log) }()
+	select {
+	case err = <-ended:
+	case <-after(ctx, patience):
+		// It is in the kernel's verifier. Whatever it is at, it is made to be killed at.
+		log.Info("agent stopped in the middle of its work; enforcement stays")
+		return exitFine
+	}
+	if err != nil {
 		log.Error("agent ended", "error", err)
 		return exitFailed
 	}
 	log.Info("agent stopped; enforcement stays")
 	return exitFine
+}
+
+// after is ready some time after the end of ctx.
+func after(ctx context.Context, d time.Duration) <-chan struct{} {
+	over := make(chan struct{})
+	context.AfterFunc(ctx, func() { time.AfterFunc(d, func() { close(over) }) })
+	return over
 }
 
 // agent is the loop that keeps the kernel's tables and attachments equal to the manifests and the interfaces.
@@ -119,6 +136,7 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (err err
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
 	network, err := loader.Watch(ctx)
 	if err != nil {
 		return err
@@ -172,13 +190,13 @@ func submit(ctx context.Context, to chan<- set, o *k8s.Objects) error {
 	select {
 	case to <- set{o, time.Now(), answer}:
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil // not refused: nobody looked
 	}
 	select {
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil
 	}
 }
 

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/k8s"
@@ -18,13 +20,18 @@ import (
 	"github.com/weirnet/weir/policy"
 )
 
+var (
+	errPods     = errors.New("not all pods are guarded")
+	errOtherNow = errors.New("the agent must start again")
+)
+
 // applied is what is enforced.
 type applied struct {
 	objects  *k8s.Objects
-	direct   map[string]bool // nodes reached without the tunnel
-	model    *policy.Model
+	read     *policy.Model // as the manifests say
+	model    *policy.Model // and as the host's interfaces and routes complete it
 	compiled *policy.Compiled
-	veterans map[string]bool // pods of the first plan: they ran before anything guarded them
+	veterans map[string]bool // pods of the first plan not found yet, by podKey: they ran before anything guarded them
 	decap    decapChoice
 	behind   bool // the tables may be: an Apply failed half-way
 }
@@ -56,12 +63,6 @@ func (a *agent) work(ctx context.Context, news set) (again bool, err error) {
 	return len(missing) > 0, nil
 }
 
-// Errors of settle that need not be for ever, and one that is.
-var (
-	errPods     = errors.New("not all pods are guarded")
-	errOtherNow = errors.New("the agent must start again")
-)
-
 // fatal is err if the agent shall end: what never worked is a mistake in the configuration, better told by the exit code.
 // Trouble with a pod is not, pods come and go.
 func (a *agent) fatal(err error) error {
@@ -80,26 +81,25 @@ func (a *agent) enforce(ctx context.Context, n *loader.Network, news set) error 
 	if objects == nil {
 		return nil
 	}
-	model, statuses := a.applied.model, []k8s.Status(nil)
+	read, statuses := a.applied.read, []k8s.Status(nil)
 	if objects != a.applied.objects {
 		var err error
-		if model, statuses, err = k8s.Translate(objects, a.cfg.node, k8s.Options{}); err != nil {
+		if read, statuses, err = k8s.Translate(objects, a.cfg.node, k8s.Options{}); err != nil {
 			return fmt.Errorf("translate manifests: %w", err)
 		}
 	}
-	tunnel, err := a.tunnel(n, model)
+	tunnel, err := a.tunnel(n, read)
 	if err != nil {
 		return err
 	}
-	direct := directNodes(n, tunnel, model)
-	if objects == a.applied.objects && maps.Equal(direct, a.applied.direct) && !a.applied.behind {
+	model := withFacts(read, n, tunnel)
+	if objects == a.applied.objects && reflect.DeepEqual(model.Nodes, a.applied.model.Nodes) && !a.applied.behind {
 		return nil
 	}
 	start := news.read
 	if start.IsZero() {
 		start = time.Now()
 	}
-	model = withDirect(model, direct)
 	compiled, err := a.apply(ctx, model)
 	if err != nil {
 		a.metrics.ApplyFailed()
@@ -108,22 +108,12 @@ func (a *agent) enforce(ctx context.Context, n *loader.Network, news set) error 
 	if objects != a.applied.objects {
 		a.report(statuses)
 	}
-	a.applied.objects, a.applied.direct, a.applied.model, a.applied.compiled = objects, direct, model, compiled
+	a.applied.objects, a.applied.read, a.applied.model, a.applied.compiled = objects, read, model, compiled
 	took := time.Since(start)
 	a.metrics.Applied(compiled, took, time.Now())
 	a.log.Info("applied", "generation", compiled.Image.Generation(), "policies", len(model.Policies), "pods", len(compiled.Endpoints),
 		"nodes", len(model.Nodes), "image_bytes", compiled.Image.Size(), "took", took)
 	return nil
-}
-
-// withDirect is m with the routes' word on each node.
-func withDirect(m *policy.Model, direct map[string]bool) *policy.Model {
-	out := *m
-	out.Nodes = slices.Clone(m.Nodes)
-	for i := range out.Nodes {
-		out.Nodes[i].Direct = direct[out.Nodes[i].Name]
-	}
-	return &out
 }
 
 // apply compiles the model and writes it into the tables.
@@ -144,7 +134,7 @@ func (a *agent) apply(ctx context.Context, m *policy.Model) (*policy.Compiled, e
 	if a.applied.veterans == nil {
 		a.applied.veterans = map[string]bool{}
 		for _, e := range plan.Final.Endpoints {
-			a.applied.veterans[e.Pod] = true
+			a.applied.veterans[podKey(e)] = true
 		}
 	}
 	return plan.Final, nil
@@ -176,47 +166,6 @@ func (a *agent) fail(what string, err error) {
 	if a.status.fail(err) {
 		a.log.Error(what, "error", err)
 	}
-}
-
-func own(m *policy.Model) *policy.Node {
-	for i := range m.Nodes {
-		if m.Nodes[i].Name == m.Node {
-			return &m.Nodes[i]
-		}
-	}
-	return &policy.Node{} // Translate has refused such a set
-}
-
-func (a *agent) tunnel(n *loader.Network, m *policy.Model) (*loader.Tunnel, error) {
-	c := a.cfg.overlay
-	return n.Tunnel(loader.TunnelHints{Port: c.port, VNI: c.vni, HasVNI: c.vniGiven, MAC: own(m).VTEPMAC})
-}
-
-// directNodes are the other nodes whose pods our routes reach without the tunnel. Without a route nothing is known yet, and
-// only a node that speaks no VXLAN, on a host that has no VXLAN device, counts as direct.
-func directNodes(n *loader.Network, t *loader.Tunnel, m *policy.Model) map[string]bool {
-	index := 0
-	if t != nil {
-		index = t.Ifindex
-	}
-	out := map[string]bool{}
-	for _, node := range m.Nodes {
-		all, some := true, false
-		for _, cidr := range node.PodCIDRs {
-			if !cidr.Addr().Is4() {
-				continue
-			}
-			direct, known := n.Direct(cidr, index)
-			if !known {
-				direct = t == nil && node.VTEPMAC == [6]byte{}
-			}
-			all, some = all && direct, true
-		}
-		if node.Name != m.Node && all && some {
-			out[node.Name] = true
-		}
-	}
-	return out
 }
 
 // report tells what is not enforced as written, once for each set of objects.
@@ -267,6 +216,10 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 	}
 	programs, err := a.kernel.tables.LoadPrograms(knobs)
 	if err != nil {
+		var rejected *ebpf.VerifierError
+		if errors.As(err, &rejected) {
+			a.log.Debug("the verifier's whole log", "log", fmt.Sprintf("%+v", rejected))
+		}
 		return err
 	}
 	if err := a.kernel.attacher.Use(programs); err != nil {

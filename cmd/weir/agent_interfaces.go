@@ -86,9 +86,11 @@ func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[s
 		}
 		found[i.Ifindex] = true
 		err := a.kernel.tables.SetInterface(e.Slot, loader.Interface{
-			Index: uint32(i.Ifindex), PodMAC: i.PodMAC, HostMAC: i.HostMAC, Existing: a.applied.veterans[e.Pod],
+			Index: uint32(i.Ifindex), PodMAC: i.PodMAC, HostMAC: i.HostMAC, Existing: a.applied.veterans[podKey(e)],
 		})
-		errs = append(errs, err)
+		if errs = append(errs, err); err == nil {
+			delete(a.applied.veterans, podKey(e)) // whoever has the name next is new
+		}
 		d := loader.Device{Ifindex: i.Ifindex, Name: i.Name}
 		if !a.kernel.attacher.Attached(bpf.HookPodTx, i.Ifindex) {
 			a.log.Info("pod found", "pod", e.Pod, "interface", i.Name, "by", i.Evidence)

@@ -15,6 +15,8 @@ import (
 // The loop beats at least every upkeepInterval; past this it hangs.
 const beatTimeout = time.Minute
 
+var errStopping = errors.New("the agent is stopping")
+
 // status is what the loop tells the HTTP handlers.
 type status struct {
 	mu      sync.Mutex
@@ -38,7 +40,10 @@ func (s *status) beat(now time.Time) {
 func (s *status) settled(missing map[string]error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failure, s.missing, s.ready = nil, missing, true
+	s.missing, s.ready = missing, true
+	if !errors.Is(s.failure, errStopping) {
+		s.failure = nil
+	}
 }
 
 // fail notes an error and says whether it is news.
@@ -96,7 +101,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	case err != nil:
 	case s.failure != nil:
 		err = s.failure
-	case !source.Applied || !s.ready:
+	case !s.ready:
+		err = errors.New("the agent is starting")
+	case !source.Applied:
 		err = errors.New("the manifests have just changed")
 	}
 	if err != nil {
