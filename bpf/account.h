@@ -30,13 +30,15 @@ static __always_inline int account(const struct decision *d, const struct packet
 	counter->packets += p->packets;
 	counter->bytes += p->bytes;
 	/* Passing what weir does not guard is no news, but a test may want to hear of everything. */
-	if (event_interval_ns) {
+	if (event_interval) {
+		__u64 now = bpf_jiffies64(); /* a load: the verifier inlines it */
+
 		if (verdict == VERDICT_PASS && reason >= REASON_HANDED_UP)
 			return 0;
-		if (d->now_ns - counter->sampled_ns < event_interval_ns)
+		if (now - counter->sampled < event_interval)
 			return 0;
+		counter->sampled = now;
 	}
-	counter->sampled_ns = d->now_ns;
 	return 1;
 }
 
@@ -47,7 +49,7 @@ static __always_inline struct event *event_reserve(const struct decision *d, con
 
 	if (!e)
 		return NULL;
-	e->time_ns = d->now_ns;
+	e->time_ns = bpf_ktime_get_coarse_ns();
 	e->hook = hook;
 	e->direction = d->direction;
 	e->verdict = verdict;

@@ -9,7 +9,7 @@
 
 #include <bpf/bpf_endian.h>
 
-#include "maps.h"
+#include "arrays.h"
 
 static __always_inline __u32 address_identity(__u64 entry)
 {
@@ -49,28 +49,18 @@ static __always_inline int address_is_ours(__u64 entry)
 	return kind == ADDRESS_LOCAL_POD || kind == ADDRESS_HOST || kind == ADDRESS_LOCAL_CIDR;
 }
 
-static __always_inline __u64 addr4_block_entry(__u64 entry, __u32 octet)
+static __always_inline __u64 address_lookup(__u32 addr)
 {
-	__u32 at = (__u32)entry * ADDR4_BLOCK + octet;
-	__u64 *next = bpf_map_lookup_elem(&addr4_blocks, &at);
+	__u64 entry = ARRAY_OF(addr4)[addr >> 16];
 
-	return next ? *(volatile __u64 *)next : 0;
-}
-
-static __always_inline __u64 address_lookup(const struct shared_state *shared, __u32 addr)
-{
-	__u32 at = addr >> 16;
-	__u64 entry, *root = bpf_map_lookup_elem(&addr4, &at);
-
-	if (!root)
-		return 0;
-	entry = *(volatile __u64 *)root;
 	if ((__s64)entry < 0) {
-		entry = addr4_block_entry(entry, (addr >> 8) & 0xff);
+		volatile void *blocks = ARRAY_OF(addr4_blocks);
+
+		entry = *(volatile __u64 *)(blocks + ((__u32)entry & addr4_mask) + (addr >> 5 & 0x7f8));
 		if ((__s64)entry < 0)
-			entry = addr4_block_entry(entry, addr & 0xff);
+			entry = *(volatile __u64 *)(blocks + ((__u32)entry & addr4_mask) + (addr << 3 & 0x7f8));
 	}
-	if (shared->cidr4_entries) {
+	if (ARRAY_OF(state)->cidr4_entries) {
 		struct cidr4_key key = {.prefix_len = 32};
 		__be32 wire = bpf_htonl(addr);
 		__u64 *other;

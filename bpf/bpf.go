@@ -5,8 +5,10 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cilium/ebpf"
 )
@@ -26,6 +28,7 @@ const (
 	Addr4Root       = 65536
 	Addr4Block      = 256
 	EventBytes      = 128
+	NodeUnderlay    = 4 // addresses of a node that need no lookup
 )
 
 // Flags of address entries, nodes, Services, backends and flows, as in maps.h.
@@ -86,17 +89,15 @@ type Knobs struct {
 	SpoofEnforce        bool   // drop violations of the overlay check rather than count them
 	DecapStrip          bool   // remove outer headers in XDP
 	UnknownEndpointDrop bool   // drop what is addressed to our podCIDR where no pod is known
-	HostNode            uint32 // slot of this node
-	ImageBytes          uint32 // size of an inner policy map, a power of two
 	FlowsPerPod         uint32 // assured flows that one pod may own
-	EventIntervalNs     uint64 // between two events of one counter on one CPU; 0: every packet
+	EventInterval       uint64 // jiffies between two events of one counter on one CPU; 0: every packet
 }
 
 // DefaultKnobs returns the defaults of config.h.
 func DefaultKnobs() Knobs {
 	return Knobs{
 		VXLANPort: 8472, VNI: 1, SpoofEnforce: true,
-		ImageBytes: 16 << 20, FlowsPerPod: 262144 / 8, EventIntervalNs: 100e6,
+		FlowsPerPod: 262144 / 8, EventInterval: 32,
 	}
 }
 
@@ -115,21 +116,32 @@ func Spec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// Configure writes knobs into the constants of a program object.
-func (k Knobs) Configure(spec *ebpf.CollectionSpec) error {
-	if k.ImageBytes == 0 || k.ImageBytes&(k.ImageBytes-1) != 0 {
-		return fmt.Errorf("configure programs: image size %d is not a power of two", k.ImageBytes)
+// configure writes knobs, and the sizes of maps that programs must know, into the constants of a program object.
+func (k Knobs) configure(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) error {
+	policy, blocks := maps["policy"], maps["addr4_blocks"]
+	if policy == nil || blocks == nil {
+		return errors.New("configure programs: the maps policy and addr4_blocks are missing")
 	}
+	image, pool := policy.ValueSize()/2, blocks.ValueSize()
+	if image&(image-1) != 0 || pool&(pool-1) != 0 {
+		return fmt.Errorf("configure programs: %d bytes of an image and %d of trie blocks: not powers of two", image, pool)
+	}
+	var header [8]byte // flags, then the VNI in the upper three bytes of the second word (RFC 7348 section 5)
+	header[0] = 0x08
+	binary.BigEndian.PutUint32(header[4:], k.VNI<<8)
 	values := map[string]any{
 		"vxlan_port":            k.VXLANPort,
 		"vxlan_vni":             k.VNI,
 		"spoof_enforce":         flag(k.SpoofEnforce),
 		"decap_strip":           flag(k.DecapStrip),
 		"unknown_endpoint_drop": flag(k.UnknownEndpointDrop),
-		"host_node":             k.HostNode,
-		"image_mask":            k.ImageBytes - 1,
+		"image_mask8":           image - 8,
+		"image_mask4":           image - 4,
+		"image_mask2":           image - 2,
+		"addr4_mask":            pool - Addr4Block*8,
+		"vxlan_header":          binary.LittleEndian.Uint64(header[:]),
 		"flows_per_pod":         k.FlowsPerPod,
-		"event_interval_ns":     k.EventIntervalNs,
+		"event_interval":        k.EventInterval,
 	}
 	for name, value := range values {
 		variable, ok := spec.Variables[name]
@@ -154,19 +166,16 @@ func flag(on bool) uint8 {
 // `ebpf` tags. spec's maps take the sizes of the given ones. A rejection carries the verifier's last lines; %+v on the
 // *ebpf.VerifierError inside prints all of them.
 func Load(spec *ebpf.CollectionSpec, knobs Knobs, maps map[string]*ebpf.Map, objects any) error {
-	if err := knobs.Configure(spec); err != nil {
+	if err := knobs.configure(spec, maps); err != nil {
 		return err
 	}
 	replacements := make(map[string]*ebpf.Map)
 	for name, m := range spec.Maps {
-		shared, ok := maps[name]
+		shared, ok := maps[strings.TrimPrefix(name, ".data.")] // arrays.h
 		if !ok {
 			continue
 		}
-		m.MaxEntries = shared.MaxEntries()
-		if m.InnerMap != nil {
-			m.InnerMap.ValueSize = knobs.ImageBytes
-		}
+		m.MaxEntries, m.ValueSize = shared.MaxEntries(), shared.ValueSize()
 		replacements[name] = shared
 	}
 	err := spec.LoadAndAssign(objects, &ebpf.CollectionOptions{MapReplacements: replacements})

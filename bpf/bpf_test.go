@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/cilium/ebpf/btf"
 )
@@ -51,11 +52,19 @@ func TestLimitsAreThoseOfTheMaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]uint32{
-		"endpoints": MaxEndpoints, "nodes": MaxNodes, "rule_hits": MaxRules, "counters": CounterSlots,
-		"flow_filter": 2 * FlowFilterWords, "addr4": Addr4Root, "flow_counts": MaxEndpoints,
+		"rule_hits": MaxRules, "counters": CounterSlots,
 	} {
 		if got := spec.Maps[name].MaxEntries; got != want {
 			t.Errorf("map %s has %d entries in C, %d in Go", name, got, want)
+		}
+	}
+	for name, want := range map[string]uintptr{
+		"endpoints": MaxEndpoints * unsafe.Sizeof(Endpoint{}), "nodes": MaxNodes * unsafe.Sizeof(Node{}),
+		"state": unsafe.Sizeof(State{}), "flow_filter": 2 * FlowFilterWords * 8, "addr4": Addr4Root * 8,
+		"flow_counts": MaxEndpoints * 8,
+	} {
+		if m := spec.Maps[name]; uintptr(m.ValueSize) != want || m.MaxEntries != 1 {
+			t.Errorf("map %s has %d elements of %d bytes in C, one of %d in Go", name, m.MaxEntries, m.ValueSize, want)
 		}
 	}
 	if n := len(Service{}.Backends); n != MaxBackends {

@@ -18,11 +18,15 @@ volatile const __u8 spoof_enforce = 1;
 volatile const __u8 decap_strip = 0;
 /* 1: drop what is addressed to our podCIDR where no pod is known. 0: pass and count it. */
 volatile const __u8 unknown_endpoint_drop = 0;
-/* Slot of this node in nodes. */
-volatile const __u32 host_node = 0;
-/* Bytes of the policy image minus 1; the size is a power of two. */
-volatile const __u32 image_mask = (16 << 20) - 1;
+/* Offsets into a policy image by the size of what is there: its bytes minus that size. Set from the maps. */
+volatile const __u32 image_mask8 = (16 << 20) - 8;
+volatile const __u32 image_mask4 = (16 << 20) - 4;
+volatile const __u32 image_mask2 = (16 << 20) - 2;
+/* Offsets of blocks in the pool: its bytes minus those of a block. Set from the map. */
+volatile const __u32 addr4_mask = (2 << 20) - 2048;
+/* VXLAN flags and vxlan_vni as they stand in the header. */
+volatile const __u64 vxlan_header = 0x0001000000000008;
 /* A pod may own this many assured flows. */
 volatile const __u32 flows_per_pod = 262144 / 8;
-/* Shortest time between two events of the same counter on one CPU, ns. 0: every packet, for tests. */
-volatile const __u64 event_interval_ns = 100000000;
+/* Shortest time between two events of the same counter on one CPU, jiffies. 0: every packet, for tests. */
+volatile const __u64 event_interval = 32;

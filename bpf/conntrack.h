@@ -17,6 +17,7 @@
 #define TCP_FIN 1
 #define TCP_SYN 2
 #define TCP_RST 4
+#define TCP_ACK 16
 
 enum flow_answer {
 	FLOW_NONE,
@@ -51,28 +52,24 @@ static __always_inline int flow_key_mirrored(const struct packet *p, struct flow
 	return !p->opening;
 }
 
-static __always_inline int flow_filter_hit(const struct decision *d, const struct flow_key *key)
+static __always_inline int flow_filter_hit(const struct flow_key *key)
 {
-	__u64 hash = flow_hash(key), *word;
-	__u32 at = flow_filter_word(hash) + (d->shared->flow_filter & 1) * FLOW_FILTER_WORDS;
+	__u64 hash = flow_hash(key);
+	__u32 at = flow_filter_word(hash) + (ARRAY_OF(state)->flow_filter & 1) * FLOW_FILTER_WORDS;
 
-	word = bpf_map_lookup_elem(&flow_filter, &at);
-	return word && (*(volatile __u64 *)word >> (hash & 63) & 1);
+	return ARRAY_OF(flow_filter)[at] >> (hash & 63) & 1;
 }
 
 /* Sets the bit in both halves: whichever half a concurrent sweep is refilling, the flow is found in it. */
 static __always_inline void flow_filter_set(const struct flow_key *key)
 {
-	__u64 hash = flow_hash(key), bit = 1ULL << (hash & 63), *word;
-	__u32 at = flow_filter_word(hash);
+	__u64 hash = flow_hash(key), bit = 1ULL << (hash & 63);
+	volatile __u64 *word = ARRAY_OF(flow_filter) + flow_filter_word(hash);
 
-	word = bpf_map_lookup_elem(&flow_filter, &at);
-	if (word && !(*(volatile __u64 *)word & bit))
-		__sync_fetch_and_or(word, bit);
-	at += FLOW_FILTER_WORDS;
-	word = bpf_map_lookup_elem(&flow_filter, &at);
-	if (word && !(*(volatile __u64 *)word & bit))
-		__sync_fetch_and_or(word, bit);
+	if (!(word[0] & bit))
+		__sync_fetch_and_or(&word[0], bit);
+	if (!(word[FLOW_FILTER_WORDS] & bit))
+		__sync_fetch_and_or(&word[FLOW_FILTER_WORDS], bit);
 }
 
 static __always_inline __u64 flow_lifetime_ns(const struct flow *flow, __u8 protocol)
@@ -97,7 +94,7 @@ static __always_inline __u64 flow_lifetime_ns(const struct flow *flow, __u8 prot
 }
 
 /* A busy flow must not bounce its cache line between CPUs: at most one store a second. */
-static __always_inline void flow_touch(struct flow *flow, const struct packet *p, __u32 fin, __u64 now_ns)
+static __always_inline void flow_touch(struct flow *flow, const struct packet *p, __u32 fin, __u64 now)
 {
 	if (p->protocol == IPPROTO_TCP) {
 		if (p->opening) {
@@ -110,19 +107,19 @@ static __always_inline void flow_touch(struct flow *flow, const struct packet *p
 				flow->flags |= flags;
 		}
 	}
-	if ((__s64)(now_ns - flow->seen_ns) > (__s64)SECOND_NS)
-		flow->seen_ns = now_ns;
+	if ((__s64)(now - flow->seen_ns) > (__s64)SECOND_NS)
+		flow->seen_ns = now;
 }
 
 /*
  * A living entry of key, for addresses that are still held by whom they were. *assured says which table it is in.
  */
-static __always_inline struct flow *flow_find(const struct decision *d, const struct flow_key *key, __u64 source,
+static __always_inline struct flow *flow_find(struct decision *d, const struct flow_key *key, __u64 source,
 					      __u64 destination, int *assured)
 {
 	struct flow *flow;
 
-	if (!flow_filter_hit(d, key))
+	if (!flow_filter_hit(key))
 		return NULL;
 	*assured = 1;
 	flow = bpf_map_lookup_elem(&flows, key);
@@ -135,7 +132,7 @@ static __always_inline struct flow *flow_find(const struct decision *d, const st
 	if (flow->source_tenancy != address_tenancy(source) ||
 	    flow->destination_tenancy != address_tenancy(destination))
 		return NULL;
-	if ((__s64)(d->now_ns - flow->seen_ns) > (__s64)flow_lifetime_ns(flow, key->protocol))
+	if ((__s64)(now_ns(d) - flow->seen_ns) > (__s64)flow_lifetime_ns(flow, key->protocol))
 		return NULL;
 	return flow;
 }
@@ -147,10 +144,9 @@ static __always_inline struct flow *flow_find(const struct decision *d, const st
 static __always_inline void flow_assure(const struct flow_key *key, const struct flow *flow)
 {
 	struct flow assured = *flow;
-	__u32 owner = flow->owner;
-	__u64 *count = bpf_map_lookup_elem(&flow_counts, &owner);
+	volatile __u64 *count = ARRAY_OF(flow_counts) + (flow->owner & (MAX_ENDPOINTS - 1));
 
-	if (!count || *(volatile __u64 *)count >= flows_per_pod)
+	if (*count >= flows_per_pod)
 		return;
 	assured.flags |= FLOW_ASSURED;
 	if (bpf_map_update_elem(&flows, key, &assured, BPF_ANY))
@@ -160,16 +156,16 @@ static __always_inline void flow_assure(const struct flow_key *key, const struct
 }
 
 /* Remembers key as admitted now, on behalf of the pod in slot owner. */
-static __noinline int flow_insert(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination,
+static __noinline int flow_insert(struct decision *d, const struct flow_key *key, __u64 source, __u64 destination,
 				  __u32 owner)
 {
 	struct flow flow;
 
-	if (!d || !key || !d->shared)
+	if (!d || !key)
 		return 0;
-	flow.seen_ns = d->now_ns;
+	flow.seen_ns = now_ns(d);
 	flow.image_generation = d->generation;
-	flow.addr_generation = d->shared->addr_generation;
+	flow.addr_generation = ARRAY_OF(state)->addr_generation;
 	flow.source_tenancy = address_tenancy(source);
 	flow.destination_tenancy = address_tenancy(destination);
 	flow.owner = owner;
@@ -184,7 +180,7 @@ static __noinline int flow_insert(const struct decision *d, const struct flow_ke
  * p has been admitted in its own direction and its reply will need an entry. own_stack: the pod that the entry serves
  * sent p itself, so that a segment past the handshake proves that the connection is real.
  */
-static __always_inline void flow_record(const struct decision *d, const struct packet *p, __u32 owner, int own_stack)
+static __always_inline void flow_record(struct decision *d, const struct packet *p, __u32 owner, int own_stack)
 {
 	struct flow_key key = {};
 	struct flow *flow;
@@ -199,9 +195,9 @@ static __always_inline void flow_record(const struct decision *d, const struct p
 	}
 	if (flow->image_generation != d->generation)
 		flow->image_generation = d->generation;
-	if (flow->addr_generation != d->shared->addr_generation)
-		flow->addr_generation = d->shared->addr_generation;
-	flow_touch(flow, p, FLOW_FIN_FORWARD, d->now_ns);
+	if (flow->addr_generation != ARRAY_OF(state)->addr_generation)
+		flow->addr_generation = ARRAY_OF(state)->addr_generation;
+	flow_touch(flow, p, FLOW_FIN_FORWARD, now_ns(d));
 	if (!assured && own_stack && p->protocol == IPPROTO_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
 		flow_assure(&key, flow);
 }

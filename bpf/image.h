@@ -2,7 +2,7 @@
 /*
  * What does policy say about this pair of identities and this port?
  *
- * The image is one array element of image_mask + 1 bytes (config.h), a power of two. It is immutable while a program can see it.
+ * The image has image_mask8 + 8 bytes (config.h), a power of two; two of them lie in one array element. It is immutable while a program can see it.
  * All offsets count bytes from its start and are aligned to what they point at; masking them is what the verifier wants,
  * not what makes them right: the compiler and the checksum do that. policy/image.go is the same layout in Go.
  *

@@ -18,28 +18,27 @@ enum backends_admitted {
 	BACKENDS_MIXED, /* the chosen one is judged after translation */
 };
 
-static __always_inline struct service *service_find(const struct decision *d, __u32 addr, __u16 port, __u8 protocol)
+static __always_inline struct service *service_find(__u32 addr, __u16 port, __u8 protocol)
 {
 	struct service_key key = {.addr4 = addr, .port = port, .protocol = protocol};
 
-	if (!SEES_SERVICES || !d->shared->service_entries)
+	if (!SEES_SERVICES || !ARRAY_OF(state)->service_entries)
 		return NULL;
 	return bpf_map_lookup_elem(&services, &key);
 }
 
 /*
- * What an egress row of the image of this generation says about the backends of a Service; they are few and distinct.
- * A global function, which the verifier walks once and not once a caller: so it can be handed no image and reads the slot
- * itself. Should that have been swapped meanwhile, the backend is judged after translation, by the new image.
+ * What an egress row says about the backends of a Service; they are few and distinct. A global function, which the
+ * verifier walks once and not once a caller; so it is told which half of the slot the image is in.
  */
-__noinline int service_judge(const struct service *service, __u32 row, __u32 protocol, __u32 generation)
+__noinline int service_judge(const struct service *service, __u32 row, __u32 protocol, __u32 half)
 {
-	const struct image_header *image = image_get();
+	const struct image_header *image = image_at(half);
 	__u32 admitted = 0, host_refused = 0, count, i;
 
-	if (!image || !service)
+	if (!service)
 		return BACKENDS_NONE;
-	if (service->flags & SERVICE_MANY || image->generation != generation)
+	if (service->flags & SERVICE_MANY)
 		return BACKENDS_MIXED;
 	count = service->count;
 	/* No branch inside: the verifier would walk 2^MAX_BACKENDS ways through it. */
@@ -71,7 +70,7 @@ static __noinline int image_admits(const struct decision *d, const struct flow_k
 	const struct image_header *image;
 	__u16 class;
 
-	if (!d || !key || !d->image || !d->shared)
+	if (!d || !key || !d->image)
 		return 0;
 	image = d->image;
 	from = image_identity(image, address_identity(source));
@@ -79,10 +78,10 @@ static __noinline int image_admits(const struct decision *d, const struct flow_k
 	class = image_port_class(image, key->protocol, key->dport);
 	row = identity_row(from, DIRECTION_EGRESS);
 	if (address_kind(source) == ADDRESS_LOCAL_POD && row) {
-		struct service *service = service_find(d, key->daddr, key->dport, key->protocol);
+		struct service *service = service_find(key->daddr, key->dport, key->protocol);
 
 		if (service) {
-			if (service_judge(service, row, key->protocol, d->generation) == BACKENDS_NONE)
+			if (service_judge(service, row, key->protocol, d->half) == BACKENDS_NONE)
 				return 0;
 		} else if (!(image_cell(image, row, identity_class(to), class) & CELL_ALLOW)) {
 			return 0;
@@ -99,23 +98,23 @@ static __noinline int image_admits(const struct decision *d, const struct flow_k
 static __always_inline int flow_holds(const struct decision *d, struct flow *flow, const struct flow_key *key, __u64 source,
 				      __u64 destination)
 {
-	if (flow->image_generation == d->generation && flow->addr_generation == d->shared->addr_generation)
+	if (flow->image_generation == d->generation && flow->addr_generation == ARRAY_OF(state)->addr_generation)
 		return 1;
 	if (!image_admits(d, key, source, destination))
 		return 0;
 	flow->image_generation = d->generation;
-	flow->addr_generation = d->shared->addr_generation;
+	flow->addr_generation = ARRAY_OF(state)->addr_generation;
 	return 1;
 }
 
 /* Is p a reply to a remembered flow? from_peer: it comes from the other side, which confirms the flow. */
-static __noinline int flow_answers(const struct decision *d, const struct packet *p, int from_peer)
+static __noinline int flow_answers(struct decision *d, const struct packet *p, int from_peer)
 {
 	struct flow_key key = {};
 	struct flow *flow;
 	int assured = 0;
 
-	if (!d || !p || !d->shared || !d->image)
+	if (!d || !p || !d->image)
 		return FLOW_NONE;
 	if (!flow_key_mirrored(p, &key))
 		return FLOW_NONE;
@@ -124,7 +123,7 @@ static __noinline int flow_answers(const struct decision *d, const struct packet
 		return FLOW_NONE;
 	if (!flow_holds(d, flow, &key, d->destination, d->source))
 		return FLOW_REVOKED;
-	flow_touch(flow, p, FLOW_FIN_REPLY, d->now_ns);
+	flow_touch(flow, p, FLOW_FIN_REPLY, now_ns(d));
 	if (!assured) {
 		int segment = p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN);
 
@@ -138,14 +137,14 @@ static __noinline int flow_answers(const struct decision *d, const struct packet
  * An ICMP error is judged by the packet that it quotes, which it must be returning to its sender: allowed if the image
  * admits that packet or the mirror of it, or if either is a remembered flow.
  */
-static __noinline int error_related(const struct decision *d, const struct packet *p, int direction)
+static __noinline int error_related(struct decision *d, const struct packet *p, int direction)
 {
 	struct flow_key quoted = {}, mirror = {};
 	__u64 from, to;
 	struct flow *flow;
 	int assured;
 
-	if (!d || !p || !d->shared || !d->image)
+	if (!d || !p || !d->image)
 		return 0;
 	if (p->quoted_saddr != p->daddr)
 		return 0;
@@ -166,7 +165,7 @@ static __noinline int error_related(const struct decision *d, const struct packe
 		mirror.dport = ICMP_ECHO;
 	}
 	from = d->destination; /* the quoted packet's sender is who the error goes to */
-	to = address_lookup(d->shared, quoted.daddr);
+	to = address_lookup(quoted.daddr);
 	if (image_admits(d, &quoted, from, to) || image_admits(d, &mirror, to, from))
 		return 1;
 	flow = flow_find(d, &quoted, from, to, &assured);
@@ -180,18 +179,17 @@ static __noinline int error_related(const struct decision *d, const struct packe
  * Isolation of the pod in slot began less than a minute ago, no state was kept before, and the packet's mirror is
  * admitted: a segment of a connection that is older. remember: leave an entry (the hook is one that inserts).
  */
-static __noinline int flow_predates(const struct decision *d, const struct packet *p, __u32 slot, int direction, int remember)
+static __noinline int flow_predates(struct decision *d, const struct packet *p, __u32 slot, int direction, int remember)
 {
 	struct flow_key key = {};
-	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &slot);
 	__u64 since;
 
-	if (!d || !p || !endpoint || !d->shared || !d->image)
+	if (!d || !p || !d->image)
 		return 0;
 	if (p->protocol != IPPROTO_TCP || p->fragment == FRAGMENT_LATER || !flow_key_mirrored(p, &key))
 		return 0;
-	since = *(volatile __u64 *)&endpoint->isolated_ns[direction & 1];
-	if (!since || (__s64)(d->now_ns - since) > (__s64)GRACE_NS)
+	since = ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].isolated_ns[direction & 1];
+	if (!since || (__s64)(now_ns(d) - since) > (__s64)GRACE_NS)
 		return 0;
 	if (!image_admits(d, &key, d->destination, d->source))
 		return 0;
@@ -253,10 +251,10 @@ static __always_inline enum reason judge(struct decision *d, struct packet *p, c
 	if (p->fragment != FRAGMENT_NONE && !fragment_ports(p))
 		return p->saddr == p->daddr ? REASON_SELF : REASON_FRAGMENT;
 	if (s->direction == DIRECTION_EGRESS) {
-		struct service *service = service_find(d, p->daddr, p->dport, p->protocol);
+		struct service *service = service_find(p->daddr, p->dport, p->protocol);
 
 		if (service) {
-			answer = service_judge(service, row, p->protocol, d->generation);
+			answer = service_judge(service, row, p->protocol, d->half);
 			if (answer == BACKENDS_ALL)
 				return REASON_SERVICE;
 			if (answer == BACKENDS_MIXED)

@@ -28,7 +28,7 @@
  *   bits  0-23 identity    24-27 enum address_kind    28-31 ADDRESS_* flags
  *   bits 32-47 slot of the endpoint (ADDRESS_LOCAL_POD) or of the owning node (the other kinds that have an owner)
  *   bits 48-55 tenancy: counts the pods that have had this address, modulo 256
- *   bits 56-61 prefix length    bit 63 the entry is no answer but a pointer: bits 0-31 are a block number
+ *   bits 56-61 prefix length    bit 63 the entry is no answer but a pointer: bits 0-31 are a block's offset in the pool
  * Entry 0 is "nothing is known": world.
  */
 enum address_kind {
@@ -46,23 +46,6 @@ enum address_kind {
 
 #define ADDR4_ROOT 65536 /* entries of the first level, indexed by the upper 16 bits */
 #define ADDR4_BLOCK 256  /* entries of a block of the second and third level */
-
-/* Trie of IPv4 addresses, strides 16-8-8. Both arrays are mmap-able; the second is the pool of blocks, set at load. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, ADDR4_ROOT);
-	__type(key, __u32);
-	__type(value, __u64);
-} addr4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1024 * ADDR4_BLOCK);
-	__type(key, __u32);
-	__type(value, __u64);
-} addr4_blocks SEC(".maps");
 
 /* Prefixes for which the pool had no room; consulted only while state.cidr4_entries is not 0. The longer prefix wins. */
 struct cidr4_key {
@@ -93,14 +76,6 @@ struct endpoint {
 };
 _Static_assert(sizeof(struct endpoint) == 64, "endpoint is ABI");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MAX_ENDPOINTS);
-	__type(key, __u32);
-	__type(value, struct endpoint);
-} endpoints SEC(".maps");
-
 /* ifindex of a pod's host-side veth → endpoint slot: for packets whose addresses do not name the pod. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -112,23 +87,20 @@ struct {
 #define NODE_MAC_KNOWN (1 << 0)	    /* vtep_mac is meaningful */
 #define NODE_OLD_MAC_KNOWN (1 << 1) /* old_vtep_mac still holds: the loader clears the flag when the grace period ends */
 
+#define NODE_UNDERLAY 4
+
 /* A node, this one included. Bindings of addresses to nodes are in addr4: an entry's slot. */
 struct node {
 	__u32 flags;
 	__u32 predecessor; /* slot of the node that owned this one's addresses until a moment ago, plus 1; 0: none */
 	__u8 vtep_mac[6];
+	__be16 ethertype; /* IPv4's, wire order: with it, vtep_mac is the second half of an inner Ethernet header */
 	__u8 old_vtep_mac[6];
-	__u8 pad[4];
+	__u8 pad[2];
+	/* Its underlay addresses, host order; 0: none. A shortcut: what does not match here is looked up in addr4. */
+	__u32 underlay4[NODE_UNDERLAY];
 };
-_Static_assert(sizeof(struct node) == 24, "node is ABI");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MAX_NODES);
-	__type(key, __u32);
-	__type(value, struct node);
-} nodes SEC(".maps");
+_Static_assert(sizeof(struct node) == 40, "node is ABI");
 
 /* A Service address → the distinct {identity, port} pairs of its ready endpoints. */
 struct service_key {
@@ -163,37 +135,20 @@ struct {
 	__type(value, struct service);
 } services SEC(".maps");
 
-/* The policy image (image.h): one slot, whose inner map is an array of one element. value_size is set at load. */
-struct image_map {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, DEFAULT_IMAGE_BYTES);
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__array(values, struct image_map);
-} policy SEC(".maps");
-
 /* What every program reads besides its constants; each field is one aligned store of the agent's. */
 struct shared_state {
 	__u32 addr_generation; /* moves whenever an address changes its identity */
 	__u32 cidr4_entries;   /* prefixes in cidr4 */
 	__u32 service_entries; /* addresses in services */
 	__u32 flow_filter;     /* which half of flow_filter is read: 0 or 1; the sweep rebuilds the other and flips it */
+	__u32 vtep4[NODE_UNDERLAY]; /* our own underlay addresses, as in struct node */
+	__u8 vtep_mac[6];	    /* inner destination MAC of what is for us; meaningful if vtep_mac_known */
+	__u8 vtep_mac_known;
+	__u8 pad;
+	__u32 image; /* which half of policy is live, 0 or 1; a program reads it once per packet */
+	__u32 pad2;
 };
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct shared_state);
-} state SEC(".maps");
+_Static_assert(sizeof(struct shared_state) == 48, "shared_state is ABI");
 
 /* A flow, in the direction in which it was admitted. ICMP echo: sport is the id, dport the type of the request (8). */
 struct flow_key {
@@ -237,29 +192,7 @@ struct {
 	__type(value, struct flow);
 } flows_new SEC(".maps");
 
-/*
- * Says in one load that no flow hashes here, so that a denied segment costs no hash lookup. Two halves of
- * FLOW_FILTER_WORDS words; inserts set their bit in both, the agent's sweep empties and refills the half that is not
- * read and then flips state.flow_filter.
- */
-#define FLOW_FILTER_WORDS 32768
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 2 * FLOW_FILTER_WORDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} flow_filter SEC(".maps");
-
-/* Assured flows by owning endpoint slot: counted up by the programs, recounted by the sweep. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MAX_ENDPOINTS);
-	__type(key, __u32);
-	__type(value, __u64);
-} flow_counts SEC(".maps");
+#define FLOW_FILTER_WORDS 32768 /* of one half */
 
 /* Ports of a first fragment, for the later ones. */
 struct fragment_key {
@@ -299,7 +232,7 @@ struct {
 struct counter {
 	__u64 packets;
 	__u64 bytes;
-	__u64 sampled_ns; /* when this CPU last sent an event for this slot */
+	__u64 sampled; /* jiffies when this CPU last sent an event for this slot */
 };
 
 /* Index: ((hook * DIRECTION_COUNT + direction) * VERDICT_COUNT + verdict) * REASON_COUNT + reason. */

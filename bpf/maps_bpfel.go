@@ -39,10 +39,10 @@ type mapsCidr4Key struct {
 }
 
 type mapsCounter struct {
-	_         structs.HostLayout
-	Packets   uint64
-	Bytes     uint64
-	SampledNs uint64
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+	Sampled uint64
 }
 
 type mapsDirection uint32
@@ -148,6 +148,41 @@ type mapsExported struct {
 		Pad2                uint32
 		Data                [128]uint8
 	}
+	Endpoint struct {
+		_          structs.HostLayout
+		Ifindex    uint32
+		Identity   uint32
+		Addr4      uint32
+		Flags      uint32
+		Mac        [6]uint8
+		HostMac    [6]uint8
+		Pad        [4]uint8
+		Addr6      [16]uint8
+		IsolatedNs [2]uint64
+	}
+	Node struct {
+		_           structs.HostLayout
+		Flags       uint32
+		Predecessor uint32
+		VtepMac     [6]uint8
+		Ethertype   uint16
+		OldVtepMac  [6]uint8
+		Pad         [2]uint8
+		Underlay4   [4]uint32
+	}
+	SharedState struct {
+		_              structs.HostLayout
+		AddrGeneration uint32
+		Cidr4Entries   uint32
+		ServiceEntries uint32
+		FlowFilter     uint32
+		Vtep4          [4]uint32
+		VtepMac        [6]uint8
+		VtepMacKnown   uint8
+		Pad            uint8
+		Image          uint32
+		Pad2           uint32
+	}
 	Hook      uint32
 	Direction uint32
 	Verdict   uint32
@@ -244,8 +279,10 @@ type mapsNode struct {
 	Flags       uint32
 	Predecessor uint32
 	VtepMac     [6]uint8
+	Ethertype   uint16
 	OldVtepMac  [6]uint8
-	Pad         [4]uint8
+	Pad         [2]uint8
+	Underlay4   [4]uint32
 }
 
 type mapsReason uint32
@@ -325,6 +362,12 @@ type mapsSharedState struct {
 	Cidr4Entries   uint32
 	ServiceEntries uint32
 	FlowFilter     uint32
+	Vtep4          [4]uint32
+	VtepMac        [6]uint8
+	VtepMacKnown   uint8
+	Pad            uint8
+	Image          uint32
+	Pad2           uint32
 }
 
 type mapsVerdict uint32

@@ -65,24 +65,23 @@ struct packet {
 	__u8 quoted_protocol;
 	__u8 error; /* this is an ICMP error, and the quote could be read */
 	__u8 pad2[6];
-};
+} __attribute__((aligned(8)));
 _Static_assert(sizeof(struct packet) == SCRATCH_BYTES, "packet fits scratch");
 
-/* An empty packet in the scratch space of hook. */
+/* The scratch space of hook, for one packet or, of a GSO skb, several. */
 static __always_inline struct packet *packet_open(__u32 hook, __u32 packets, __u32 bytes)
 {
 	struct packet *p = bpf_map_lookup_elem(&scratch, &hook);
 
 	if (p) {
-		__builtin_memset(p, 0, sizeof(*p));
 		p->packets = packets;
 		p->bytes = bytes;
 	}
 	return p;
 }
 
-/* Forgets all but what is counted: an inner packet takes the outer one's place. */
-static __always_inline void packet_reset(struct packet *p)
+/* Forgets all but what is counted. */
+static __always_inline void packet_clear(struct packet *p)
 {
 	struct packet fresh = {.packets = p->packets, .bytes = p->bytes};
 

@@ -15,13 +15,18 @@ type addressEntry uint64
 
 const blockPointer addressEntry = 1 << 63
 
+const blockBytes = bpf.Addr4Block * 8
+
+// newPointer leads to block number n of the pool.
+func newPointer(n uint32) addressEntry { return blockPointer | addressEntry(n*blockBytes) }
+
 func newAddressEntry(a policy.Address) addressEntry {
 	return addressEntry(a.Identity&policy.MaxIdentity) | addressEntry(a.Kind&0xf)<<24 | addressEntry(a.Flags&0xf)<<28 |
 		addressEntry(a.Slot)<<32 | addressEntry(a.Tenancy)<<48 | addressEntry(a.Prefix.Bits()&0x3f)<<56
 }
 
 func (e addressEntry) isPointer() bool          { return e&blockPointer != 0 }
-func (e addressEntry) block() uint32            { return uint32(e) }
+func (e addressEntry) block() uint32            { return uint32(e) / blockBytes }
 func (e addressEntry) identity() uint32         { return uint32(e) & policy.MaxIdentity }
 func (e addressEntry) kind() policy.AddressKind { return policy.AddressKind(e >> 24 & 0xf) }
 func (e addressEntry) slot() uint16             { return uint16(e >> 32) }

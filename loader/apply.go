@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/weirnet/weir/bpf"
@@ -114,7 +115,32 @@ func (t *Tables) writeAddresses(final *policy.Compiled, entries *prefixSet, now 
 		t.shared.bumpAddrGeneration()
 		t.bumpDue = false
 	}
+	t.writeUnderlay(final.Nodes, entries)
 	return nil
+}
+
+// writeUnderlay writes the shortcuts to nodes' underlay addresses; until then they are found in the trie.
+func (t *Tables) writeUnderlay(nodes []policy.NodeEntry, entries *prefixSet) {
+	bySlot := make(map[uint16][]uint32)
+	host, here := uint16(0), false
+	for p, e := range entries.entries {
+		if e>>28&bpf.AddressUnderlay == 0 || p.bits() != 32 {
+			continue
+		}
+		bySlot[e.slot()] = append(bySlot[e.slot()], p.addr())
+		if e.kind() == policy.AddressHost {
+			host, here = e.slot(), true
+		}
+	}
+	for _, n := range nodes {
+		var addrs [bpf.NodeUnderlay]uint32
+		slices.Sort(bySlot[n.Slot])
+		copy(addrs[:], bySlot[n.Slot])
+		t.nodes.underlay(n.Slot, addrs)
+		if here && n.Slot == host {
+			t.shared.setVTEP(addrs, n.VTEPMAC)
+		}
+	}
 }
 
 // fits says whether a plan can be applied. It changes nothing.
@@ -167,6 +193,7 @@ func (t *Tables) Tick(now time.Time) error {
 		}
 		t.bumpDue = true
 		t.shared.bumpAddrGeneration()
+		t.nodes.forget(l.entry.slot(), p)
 		if err := t.addresses.remove(p); err != nil {
 			return fmt.Errorf("end the grace of %s: %w", p, err)
 		}

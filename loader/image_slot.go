@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -10,68 +11,33 @@ import (
 	"github.com/weirnet/weir/policy"
 )
 
-// imageSlot is the policy image that the programs see: one of two inner maps, the one whose id is in the slot. An image
-// is written into the other, and replacing the id publishes it whole.
+// imageSlot is the policy image that the programs see: one of the two halves of the map `policy`, the one that the shared
+// state names. An image is written into the other half, and naming that publishes it whole.
 type imageSlot struct {
-	outer  *ebpf.Map
-	inner  [2]*ebpf.Map
-	ids    [2]ebpf.MapID
-	memory [2]*words
+	halves [2][]byte
+	shared *sharedState
+	wait   func() error // for running programs
 	writes *writes
 	live   *policy.Image // nil: none yet
 }
 
-func newImageSlot(outer, a, b *ebpf.Map, w *writes) (*imageSlot, error) {
-	s := &imageSlot{outer: outer, inner: [2]*ebpf.Map{a, b}, writes: w}
-	for i, m := range s.inner {
-		info, err := m.Info()
-		if err != nil {
-			return nil, fmt.Errorf("read the id of %s: %w", m, err)
-		}
-		id, ok := info.ID()
-		if !ok {
-			return nil, fmt.Errorf("read the id of %s: the kernel does not tell", m)
-		}
-		s.ids[i] = id
-		if s.memory[i], err = mapWords(m, w); err != nil {
-			return nil, errors.Join(err, s.close())
-		}
-	}
+func newImageSlot(w *words, shared *sharedState, wait func() error) (*imageSlot, error) {
+	size := len(w.word) * 8 / 2
+	s := &imageSlot{halves: [2][]byte{w.mem[:size:size], w.mem[size : 2*size : 2*size]}, shared: shared, wait: wait, writes: w.writes}
 	var err error
 	if s.live, err = s.decode(); err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, err
 	}
 	return s, nil
 }
 
-func (s *imageSlot) close() error { return errors.Join(s.memory[0].close(), s.memory[1].close()) }
-
-// liveIndex says which inner map the programs see; false if none. The kernel is asked each time: it is the only one who
-// cannot be wrong about it.
-func (s *imageSlot) liveIndex() (int, bool, error) {
-	var id uint32
-	err := s.outer.Lookup(uint32(0), &id)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, fmt.Errorf("read the policy slot: %w", err)
-	}
-	for i, known := range s.ids {
-		if uint32(known) == id {
-			return i, true, nil
-		}
-	}
-	return 0, false, fmt.Errorf("read the policy slot: map %d in it is not one of ours", id)
-}
-
-// decode reads the live image; nil if there is none.
+// decode reads the live image; nil if there never was one: then the half is as the kernel made it.
 func (s *imageSlot) decode() (*policy.Image, error) {
-	live, ok, err := s.liveIndex()
-	if !ok || err != nil {
-		return nil, err
+	half := s.halves[s.shared.imageHalf()]
+	if binary.NativeEndian.Uint32(half) == 0 {
+		return nil, nil
 	}
-	img, err := policy.Decode(s.memory[live].mem)
+	img, err := policy.Decode(half)
 	if err != nil {
 		return nil, fmt.Errorf("decode the live image: %w", err)
 	}
@@ -80,7 +46,7 @@ func (s *imageSlot) decode() (*policy.Image, error) {
 
 // fits says whether img can enter the slot.
 func (s *imageSlot) fits(img *policy.Image) error {
-	if limit := int(s.inner[0].ValueSize()); len(img.Bytes()) > limit {
+	if limit := len(s.halves[0]); len(img.Bytes()) > limit {
 		return fmt.Errorf("place the policy image: %w: it has %d bytes, its map %d", ErrTooLarge, len(img.Bytes()), limit)
 	}
 	return nil
@@ -91,25 +57,19 @@ func (s *imageSlot) swap(img *policy.Image) error {
 	if err := s.fits(img); err != nil {
 		return err
 	}
-	spare, ok, err := s.liveIndex()
-	if err != nil {
-		return err
-	}
-	if ok {
-		spare = 1 - spare
-	}
+	spare := 1 - s.shared.imageHalf()
 	s.writes.point()
-	copy(s.memory[spare].mem, img.Bytes())
-	s.writes.point()
-	// The update of a map in a map waits for running programs (Linux 5.0, 1ae80cf31938).
-	if err := s.outer.Put(uint32(0), s.inner[spare]); err != nil {
+	copy(s.halves[spare], img.Bytes())
+	s.shared.setImageHalf(spare)
+	if err := s.wait(); err != nil {
 		return fmt.Errorf("swap in image generation %d: %w", img.Generation(), err)
 	}
 	s.live = img
 	return nil
 }
 
-// barrier waits for running programs: the update of any map in a map does, so it has one of its own that nobody reads.
+// barrier waits for running programs: the update of a map in a map does (Linux 5.0, 1ae80cf31938), so it has one of its own
+// that nobody reads.
 type barrier struct{ outer, inner *ebpf.Map }
 
 func newBarrier() (*barrier, error) {

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"time"
 	"unsafe"
 
@@ -15,6 +16,9 @@ import (
 const Grace = 60 * time.Second
 
 const nodeWords = uint32(unsafe.Sizeof(bpf.Node{}) / 8)
+
+// ipv4Wire is the EtherType of IPv4 as it stands in a frame, read as a number of this machine.
+var ipv4Wire = binary.NativeEndian.Uint16([]byte{0x08, 0x00})
 
 type nodeRaw = [nodeWords]uint64
 
@@ -72,6 +76,7 @@ func (t *nodeTable) set(w policy.NodeEntry, now time.Time) {
 		delete(t.timers, w.Slot)
 	}
 	t.names[w.Slot] = w.Name
+	n.Ethertype = ipv4Wire
 	known := w.VTEPMAC != [6]byte{}
 	switch {
 	case n.Flags&bpf.NodeMACKnown == 0 || !known:
@@ -95,6 +100,24 @@ func (t *nodeTable) set(w policy.NodeEntry, now time.Time) {
 		n.Flags &^= bpf.NodeMACKnown // and the MAC stays: who read the flag a moment ago may yet compare it
 	}
 	t.put(w.Slot, n)
+}
+
+// underlay writes the shortcut of a node's underlay addresses: as many as fit, the rest is found in the trie.
+func (t *nodeTable) underlay(slot uint16, addrs [bpf.NodeUnderlay]uint32) {
+	n := t.get(slot)
+	n.Underlay4 = addrs
+	t.put(slot, n)
+}
+
+// forget takes an address out of a node's shortcut.
+func (t *nodeTable) forget(slot uint16, p prefix4) {
+	n := t.get(slot)
+	for i, a := range n.Underlay4 {
+		if p == newPrefix4(a, 32) {
+			n.Underlay4[i] = 0
+		}
+	}
+	t.put(slot, n)
 }
 
 // succeed says that slot has addresses which were predecessor's until now.

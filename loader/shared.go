@@ -2,7 +2,12 @@
 
 package loader
 
-import "sync/atomic"
+import (
+	"encoding/binary"
+	"sync/atomic"
+
+	"github.com/weirnet/weir/bpf"
+)
 
 // sharedState is the map `state`: struct shared_state of bpf/maps.h. Each field is one aligned store.
 type sharedState struct{ words *words }
@@ -21,6 +26,10 @@ func (s *sharedState) bumpAddrGeneration() {
 func (s *sharedState) setCIDR4Entries(n int)   { s.set(s.cidr4Entries(), uint32(n)) }
 func (s *sharedState) setServiceEntries(n int) { s.set(s.serviceEntries(), uint32(n)) }
 
+// imageHalf is the half of policy that the programs read.
+func (s *sharedState) imageHalf() uint32        { return atomic.LoadUint32(s.words.half(5, false)) & 1 }
+func (s *sharedState) setImageHalf(half uint32) { s.set(s.words.half(5, false), half) }
+
 // readFilter is the half of flow_filter that the programs read.
 func (s *sharedState) readFilter() uint32        { return atomic.LoadUint32(s.flowFilter()) & 1 }
 func (s *sharedState) setReadFilter(half uint32) { s.set(s.flowFilter(), half) }
@@ -30,4 +39,16 @@ func (s *sharedState) set(field *uint32, v uint32) {
 		s.words.writes.point()
 		atomic.StoreUint32(field, v)
 	}
+}
+
+// setVTEP writes what an overlay packet for this node is addressed to. The MAC and its flag are one store.
+func (s *sharedState) setVTEP(addrs [bpf.NodeUnderlay]uint32, mac [6]byte) {
+	for i, a := range addrs {
+		s.set(s.words.half(2+uint32(i)/2, i%2 == 1), a)
+	}
+	var raw [8]byte
+	if copy(raw[:], mac[:]); mac != [6]byte{} {
+		raw[6] = 1
+	}
+	s.words.change(4, binary.NativeEndian.Uint64(raw[:]))
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -28,6 +29,7 @@ type Simulator struct {
 	events   *ringbuf.Reader
 	record   ringbuf.Record
 	out      []byte
+	passed   bool // a packet did, since the last reset: it may have left a flow
 }
 
 // Result is what became of a packet.
@@ -44,8 +46,8 @@ const loopback = 1
 // roomToGrow is for headers that a program adds, and the least buffer that the kernel wants.
 const roomToGrow = 512
 
-// NewSimulator compiles nothing and applies compiled as a first plan. Of knobs, ImageBytes, FlowsPerPod and
-// EventIntervalNs are the simulator's own.
+// NewSimulator compiles nothing and applies compiled as a first plan. Of knobs, FlowsPerPod and
+// EventInterval are the simulator's own.
 func NewSimulator(knobs bpf.Knobs, compiled *policy.Compiled) (*Simulator, error) {
 	s, err := newSimulator(knobs, compiled)
 	if err != nil {
@@ -55,14 +57,14 @@ func NewSimulator(knobs bpf.Knobs, compiled *policy.Compiled) (*Simulator, error
 }
 
 func newSimulator(knobs bpf.Knobs, compiled *policy.Compiled) (_ *Simulator, err error) {
-	knobs.ImageBytes = 1 << 16
-	for int(knobs.ImageBytes) < len(compiled.Image.Bytes()) {
-		knobs.ImageBytes *= 2
+	size := uint32(1 << 18) // twice what it takes, for plans to come
+	for int(size) < 2*len(compiled.Image.Bytes()) {
+		size *= 2
 	}
 	entries, _ := newEntries(compiled.Addresses)
 	tables, err := Open(Config{
 		VXLANPort: knobs.VXLANPort,
-		Sizes:     Sizes{ImageBytes: knobs.ImageBytes, Addr4Blocks: blocksFor(entries), Flows: 8192, FlowsNew: 4096, Fragments: 256},
+		Sizes:     Sizes{ImageBytes: size, Addr4Blocks: blocksFor(entries), Flows: 8192, FlowsNew: 4096, Fragments: 256},
 		Log:       slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -74,7 +76,7 @@ func newSimulator(knobs bpf.Knobs, compiled *policy.Compiled) (_ *Simulator, err
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	knobs.FlowsPerPod, knobs.EventIntervalNs = tables.FlowCapacity()/8, 0
+	knobs.FlowsPerPod, knobs.EventInterval = tables.FlowCapacity()/8, 0
 	if err := s.Apply(&policy.Plan{Final: compiled, Swap: true}); err != nil {
 		return nil, err
 	}
@@ -174,24 +176,23 @@ func (s *Simulator) run(hook bpf.Hook, packet []byte) (r Result, err error) {
 		return r, fmt.Errorf("it left no event: %w", os.ErrNotExist)
 	}
 	r.Event = r.Events[len(r.Events)-1]
+	s.passed = s.passed || bpf.Verdict(r.Event.Verdict) != bpf.VerdictDrop
 	return r, nil
 }
 
 // ResetFlows empties the flow tables: the next packet is the first of its connection.
 func (s *Simulator) ResetFlows() error {
-	filter := s.tables.memory["flow_filter"]
-	dirty := false
-	for i := range filter.word {
-		if filter.word[i] != 0 {
-			dirty, filter.word[i] = true, 0
-		}
-	}
-	if dirty { // an insert leaves its mark there
+	filter := s.tables.memory["flow_filter"].word
+	half := filter[s.tables.shared.readFilter()*bpf.FlowFilterWords:][:bpf.FlowFilterWords]
+	// An insert leaves its mark in both halves.
+	if s.passed && slices.ContainsFunc(half, func(w uint64) bool { return w != 0 }) {
+		clear(filter)
 		clear(s.tables.memory["flow_counts"].word)
 		if err := errors.Join(empty[bpf.FlowKey](s.tables.maps["flows"]), empty[bpf.FlowKey](s.tables.maps["flows_new"])); err != nil {
 			return err
 		}
 	}
+	s.passed = false
 	return empty[bpf.FragmentKey](s.tables.maps["fragments"])
 }
 

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math/bits"
 	"sync"
 	"time"
 
@@ -33,19 +35,13 @@ type Config struct {
 // Sizes are those of the maps whose size is chosen at start. Zero stands for the default.
 type Sizes struct {
 	ImageBytes  uint32 // of each of the two policy images, a power of two; 16 MiB
-	Addr4Blocks uint32 // blocks of 2 KiB for address prefixes longer than /16; 8192
+	Addr4Blocks uint32 // blocks of 2 KiB for address prefixes longer than /16, rounded up to a power of two; 8192
 	Flows       uint32 // assured flows; 262144
 	FlowsNew    uint32 // flows that nobody has answered yet; 65536
 	Fragments   uint32 // packets whose later fragments are awaited; 8192
 }
 
 const defaultAddr4Blocks = 8192
-
-// names of the two images among the maps.
-const (
-	imageA = "policy_a"
-	imageB = "policy_b"
-)
 
 // Tables are the maps that the agent and the programs share. The methods may be called concurrently.
 type Tables struct {
@@ -107,7 +103,7 @@ func Open(cfg Config) (*Tables, error) {
 
 // open reads what the maps hold.
 func (t *Tables) open() (err error) {
-	for _, name := range []string{"addr4", "addr4_blocks", "endpoints", "nodes", "state", "flow_filter", "flow_counts"} {
+	for _, name := range []string{"addr4", "addr4_blocks", "policy", "endpoints", "nodes", "state", "flow_filter", "flow_counts"} {
 		if t.memory[name], err = mapWords(t.maps[name], t.writes); err != nil {
 			return err
 		}
@@ -116,7 +112,7 @@ func (t *Tables) open() (err error) {
 		return err
 	}
 	t.shared = &sharedState{t.memory["state"]}
-	if t.image, err = newImageSlot(t.maps["policy"], t.maps[imageA], t.maps[imageB], t.writes); err != nil {
+	if t.image, err = newImageSlot(t.memory["policy"], t.shared, t.barrier.wait); err != nil {
 		return err
 	}
 	trie, err := newTrie(t.memory["addr4"], t.memory["addr4_blocks"], t.barrier.wait)
@@ -149,20 +145,17 @@ func mapSpecs(sizes Sizes) (map[string]*ebpf.MapSpec, error) {
 	if sizes.Addr4Blocks == 0 {
 		sizes.Addr4Blocks = defaultAddr4Blocks
 	}
-	set("addr4_blocks", sizes.Addr4Blocks*bpf.Addr4Block)
+	blocks := uint32(1) << bits.Len32(sizes.Addr4Blocks-1) // the programs mask an offset into the pool
+	specs["addr4_blocks"].ValueSize = blocks * bpf.Addr4Block * 8
 	set("flows", sizes.Flows)
 	set("flows_new", sizes.FlowsNew)
 	set("fragments", sizes.Fragments)
-	inner := specs["policy"].InnerMap
+	images := specs["policy"]
 	if sizes.ImageBytes != 0 {
-		inner.ValueSize = sizes.ImageBytes
+		images.ValueSize = 2 * sizes.ImageBytes
 	}
-	if n := inner.ValueSize; n&(n-1) != 0 || n < 1<<12 || n > 64<<20 {
+	if n := images.ValueSize / 2; n&(n-1) != 0 || n < 1<<12 || n > 64<<20 {
 		return nil, fmt.Errorf("size the policy image: %d is not a power of two from 4 KiB to 64 MiB", n)
-	}
-	for _, name := range []string{imageA, imageB} {
-		specs[name] = inner.Copy()
-		specs[name].Name = name
 	}
 	return specs, nil
 }
@@ -174,10 +167,6 @@ func (t *Tables) Close() error {
 	var errs []error
 	for _, w := range t.memory {
 		errs = append(errs, w.close())
-	}
-	if t.image != nil {
-		errs = append(errs, t.image.close())
-		t.image = nil
 	}
 	if t.barrier != nil {
 		errs = append(errs, t.barrier.close())
@@ -191,17 +180,8 @@ func (t *Tables) Close() error {
 
 // Maps returns the maps by the names that programs know them by, to load programs with. They belong to t.
 func (t *Tables) Maps() map[string]*ebpf.Map {
-	shared := make(map[string]*ebpf.Map)
-	for name, m := range t.maps {
-		if name != imageA && name != imageB {
-			shared[name] = m
-		}
-	}
-	return shared
+	return maps.Clone(t.maps)
 }
-
-// ImageBytes is the size of a policy image's map, for bpf.Knobs.
-func (t *Tables) ImageBytes() uint32 { return t.maps[imageA].ValueSize() }
 
 // FlowCapacity is how many assured flows there can be, for bpf.Knobs: a pod may own an eighth.
 func (t *Tables) FlowCapacity() uint32 { return t.maps["flows"].MaxEntries() }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -398,7 +399,8 @@ func TestNodeFactsOverlap(t *testing.T) {
 	}
 	both := map[string]bool{"10.42.2.9": true, "10.42.3.9": true, "192.0.2.2": true, "192.0.2.3": true}
 	owned("changed", both)
-	if n := node(); n.VtepMac[5] != 3 || n.OldVtepMac[5] != 2 || n.Flags != bpf.NodeMACKnown|bpf.NodeOldMACKnown {
+	if n := node(); n.VtepMac[5] != 3 || n.OldVtepMac[5] != 2 || n.Flags != bpf.NodeMACKnown|bpf.NodeOldMACKnown ||
+		!hasUnderlay(n, "192.0.2.3") || !hasUnderlay(n, "192.0.2.2") {
 		t.Errorf("changed: node-2 is %+v", n)
 	}
 	c.now = c.now.Add(Grace - time.Second)
@@ -410,7 +412,7 @@ func TestNodeFactsOverlap(t *testing.T) {
 	c.now = c.now.Add(time.Second)
 	must(t, tables.Tick(c.now))
 	owned("after the end", map[string]bool{"10.42.2.9": false, "10.42.3.9": true, "192.0.2.2": false, "192.0.2.3": true})
-	if n := node(); n.Flags != bpf.NodeMACKnown {
+	if n := node(); n.Flags != bpf.NodeMACKnown || !hasUnderlay(n, "192.0.2.3") || hasUnderlay(n, "192.0.2.2") {
 		t.Errorf("after the end: node-2 is %+v", n)
 	}
 	if n := len(next.nodes.timers); n != 1 {
@@ -447,6 +449,10 @@ func TestNodeFactsOverlap(t *testing.T) {
 	if _, ok := pod("10.42.3.9").remoteOwner(); ok || tables.nodes.get(three) != (bpf.Node{}) {
 		t.Errorf("node-3 is still there: %#x, %+v", pod("10.42.3.9"), tables.nodes.get(three))
 	}
+}
+
+func hasUnderlay(n bpf.Node, addr string) bool {
+	return slices.Contains(n.Underlay4[:], addr4(netip.MustParseAddr(addr)))
 }
 
 // Service addresses are written, replaced and removed; more backends than fit, and a node's tunnel port, are flagged.

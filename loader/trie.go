@@ -51,7 +51,7 @@ func (t *trie) recover() error {
 			switch {
 			case e.isPointer():
 				b := e.block()
-				if depth == 2 || int(b) >= len(used) || used[b] {
+				if newPointer(b) != e || depth == 2 || int(b) >= len(used) || used[b] {
 					return fmt.Errorf("read block %d at %s: %w", b, newPrefix4(addr, 32), errDamaged)
 				}
 				used[b] = true
@@ -220,7 +220,7 @@ func (t *trie) child(array *words, i uint32, parent int) uint32 {
 	if parent != noBlock {
 		t.inside[parent]++
 	}
-	array.store(i, uint64(blockPointer)|uint64(block))
+	array.store(i, uint64(newPointer(block)))
 	return block
 }
 

@@ -326,10 +326,11 @@ func setAll(t *testing.T, trie *trie, oracle oracle4) {
 // answer longer than its level.
 func TestTrieRefusesDamage(t *testing.T) {
 	for name, damage := range map[string]func(root, blocks []uint64){
-		"pointer out of the pool": func(root, _ []uint64) { root[7] = uint64(blockPointer) | 4 },
-		"block with two parents":  func(root, _ []uint64) { root[7], root[8] = uint64(blockPointer), uint64(blockPointer) },
+		"pointer out of the pool": func(root, _ []uint64) { root[7] = uint64(newPointer(4)) },
+		"pointer into a block":    func(root, _ []uint64) { root[7] = uint64(newPointer(1)) + 8 },
+		"block with two parents":  func(root, _ []uint64) { root[7], root[8] = uint64(newPointer(0)), uint64(newPointer(0)) },
 		"pointer too deep": func(root, blocks []uint64) {
-			root[7], blocks[0], blocks[256] = uint64(blockPointer), uint64(blockPointer)|1, uint64(blockPointer)|2
+			root[7], blocks[0], blocks[256] = uint64(newPointer(0)), uint64(newPointer(1)), uint64(newPointer(2))
 		},
 		"answer too long": func(root, _ []uint64) { root[7] = 17<<56 | 1 },
 	} {

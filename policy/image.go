@@ -179,9 +179,9 @@ func (img *Image) check() error {
 		return fmt.Errorf("identity_count %d, row_count %d: neither may be 0", identities, rows)
 	}
 	if err := errors.Join(
-		img.span("identities", img.u32(offIdentities), uint64(identities), imageIdentitySize, 4),
-		img.span("protocols", img.u32(offProtocols), 256, imageProtocolSize, 4),
-		img.span("rows", img.u32(offRows), uint64(rows), imageRowSize, 4),
+		img.span("identities", img.u32(offIdentities), uint64(identities), imageIdentitySize, 8),
+		img.span("protocols", img.u32(offProtocols), 256, imageProtocolSize, 8),
+		img.span("rows", img.u32(offRows), uint64(rows), imageRowSize, 8),
 		img.span("keys", img.u32(offKeys), uint64(img.u32(offKeysLen)), 1, 1),
 	); err != nil {
 		return err

@@ -102,8 +102,8 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	}
 	var (
 		offIdentity  = begin(len(identities)*imageIdentitySize, 8)
-		offProtocol  = begin(4*len(protocols), 4)
-		offRow       = begin((len(w.rowList)+1)*imageRowSize, 4)
+		offProtocol  = begin(4*len(protocols), 8)
+		offRow       = begin((len(w.rowList)+1)*imageRowSize, 8)
 		offList      = begin(len(w.lists.bytes), 4)
 		offBlock     = begin(len(w.blocks.bytes), 4)
 		offClass     = begin(2*len(classes), 2)

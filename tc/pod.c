@@ -60,7 +60,7 @@ static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct de
 
 static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
-	struct endpoint *endpoint;
+	volatile struct endpoint *endpoint;
 	struct service *service;
 	__be32 arp_sender = 0;
 	__u32 slot = 0;
@@ -89,11 +89,11 @@ static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct d
 	}
 	if (!endpoint->addr4 || p->saddr != endpoint->addr4)
 		return REASON_SPOOFED_SOURCE;
-	d->source = address_lookup(d->shared, p->saddr);
-	d->destination = address_lookup(d->shared, p->daddr);
+	d->source = address_lookup(p->saddr);
+	d->destination = address_lookup(p->daddr);
 	if (to_tunnel_port(d, p))
 		return REASON_TUNNEL_FROM_POD;
-	service = p->protocol == IPPROTO_UDP ? service_find(d, p->daddr, p->dport, p->protocol) : NULL;
+	service = p->protocol == IPPROTO_UDP ? service_find(p->daddr, p->dport, p->protocol) : NULL;
 	if (service && service->flags & SERVICE_TUNNEL)
 		return REASON_TUNNEL_FROM_POD;
 	return pod_tx_judge(skb, d, p, slot);
@@ -114,13 +114,10 @@ int pod_tx(struct __sk_buff *skb)
 static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
 	__u32 slot = skb->tc_index - 1;
-	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &slot);
 	__u16 row, peer, cell;
 
 	skb->tc_index = 0; /* an encapsulated skb passes the NIC's program again, with other addresses */
-	if (!endpoint)
-		return REASON_UNKNOWN_ENDPOINT;
-	row = row_of(d, endpoint->identity, DIRECTION_EGRESS);
+	row = row_of(d, ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].identity, DIRECTION_EGRESS);
 	if (!row)
 		return REASON_NOT_ISOLATED;
 	peer = identity_class(image_identity(d->image, address_identity(d->destination)));
@@ -135,7 +132,7 @@ static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct 
 static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
 	struct subject subject = {.direction = DIRECTION_INGRESS, .from_peer = 1, .inserts = 1};
-	struct endpoint *endpoint;
+	volatile struct endpoint *endpoint;
 	__be32 arp_sender = 0;
 	enum reason reason;
 	enum frame frame;
@@ -161,8 +158,8 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	default:
 		return REASON_MALFORMED;
 	}
-	d->source = address_lookup(d->shared, p->saddr);
-	d->destination = address_lookup(d->shared, p->daddr);
+	d->source = address_lookup(p->saddr);
+	d->destination = address_lookup(p->daddr);
 	if (skb->tc_index) {
 		reason = chosen_backend(skb, d, p);
 		if (!reason_passes(reason))
@@ -198,8 +195,8 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 		return REASON_UNTOUCHED; /* most of what passes here is the node's own */
 	if (skb_parse(skb, p, &arp_sender) != FRAME_IPV4)
 		return REASON_UNTOUCHED;
-	d->source = address_lookup(d->shared, p->saddr);
-	d->destination = address_lookup(d->shared, p->daddr);
+	d->source = address_lookup(p->saddr);
+	d->destination = address_lookup(p->daddr);
 	if (address_kind(d->source) == ADDRESS_LOCAL_POD) {
 		if (to_tunnel_port(d, p))
 			return REASON_TUNNEL_FROM_POD;

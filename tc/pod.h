@@ -37,8 +37,11 @@ enum frame {
 static __always_inline struct packet *skb_open(struct __sk_buff *skb, __u32 hook)
 {
 	__u32 segments = skb->gso_segs;
+	struct packet *p = packet_open(hook, segments ? segments : 1, skb->wire_len ? skb->wire_len : skb->len);
 
-	return packet_open(hook, segments ? segments : 1, skb->wire_len ? skb->wire_len : skb->len);
+	if (p)
+		packet_clear(p);
+	return p;
 }
 
 /* Reads the headers into p; *arp is set for an ARP packet whose sender can be read. */
@@ -75,14 +78,14 @@ static __always_inline enum frame skb_parse(struct __sk_buff *skb, struct packet
 }
 
 /* The pod behind this interface, whatever the packet's addresses say. */
-static __always_inline struct endpoint *endpoint_of(__u32 ifindex, __u32 *slot)
+static __always_inline volatile struct endpoint *endpoint_of(__u32 ifindex, __u32 *slot)
 {
 	__u32 *found = bpf_map_lookup_elem(&interfaces, &ifindex);
 
 	if (!found)
 		return NULL;
 	*slot = *found;
-	return bpf_map_lookup_elem(&endpoints, slot);
+	return ARRAY_OF(endpoints) + (*slot & (MAX_ENDPOINTS - 1));
 }
 
 static __always_inline __u16 row_of(const struct decision *d, __u32 identity, enum direction direction)

@@ -16,34 +16,37 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	podMapAddr4               = "addr4"
-	podMapAddr4Blocks         = "addr4_blocks"
 	podMapCidr4               = "cidr4"
 	podMapCounters            = "counters"
-	podMapEndpoints           = "endpoints"
 	podMapEvents              = "events"
-	podMapFlowCounts          = "flow_counts"
-	podMapFlowFilter          = "flow_filter"
 	podMapFlows               = "flows"
 	podMapFlowsNew            = "flows_new"
 	podMapFragments           = "fragments"
 	podMapInterfaces          = "interfaces"
-	podMapNodes               = "nodes"
-	podMapPolicy              = "policy"
 	podMapRuleHits            = "rule_hits"
 	podMapScratch             = "scratch"
 	podMapServices            = "services"
-	podMapState               = "state"
 	podProgOverlayTx          = "overlay_tx"
 	podProgPodRx              = "pod_rx"
 	podProgPodTx              = "pod_tx"
+	podVarAddr4BlocksStub     = "addr4_blocks_stub"
+	podVarAddr4Mask           = "addr4_mask"
+	podVarAddr4Stub           = "addr4_stub"
 	podVarDecapStrip          = "decap_strip"
-	podVarEventIntervalNs     = "event_interval_ns"
+	podVarEndpointsStub       = "endpoints_stub"
+	podVarEventInterval       = "event_interval"
+	podVarFlowCountsStub      = "flow_counts_stub"
+	podVarFlowFilterStub      = "flow_filter_stub"
 	podVarFlowsPerPod         = "flows_per_pod"
-	podVarHostNode            = "host_node"
-	podVarImageMask           = "image_mask"
+	podVarImageMask2          = "image_mask2"
+	podVarImageMask4          = "image_mask4"
+	podVarImageMask8          = "image_mask8"
+	podVarNodesStub           = "nodes_stub"
+	podVarPolicyStub          = "policy_stub"
 	podVarSpoofEnforce        = "spoof_enforce"
+	podVarStateStub           = "state_stub"
 	podVarUnknownEndpointDrop = "unknown_endpoint_drop"
+	podVarVxlanHeader         = "vxlan_header"
 	podVarVxlanPort           = "vxlan_port"
 	podVarVxlanVni            = "vxlan_vni"
 )
@@ -99,37 +102,40 @@ type podProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podMapSpecs struct {
-	Addr4       *ebpf.MapSpec `ebpf:"addr4"`
-	Addr4Blocks *ebpf.MapSpec `ebpf:"addr4_blocks"`
-	Cidr4       *ebpf.MapSpec `ebpf:"cidr4"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Endpoints   *ebpf.MapSpec `ebpf:"endpoints"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	FlowCounts  *ebpf.MapSpec `ebpf:"flow_counts"`
-	FlowFilter  *ebpf.MapSpec `ebpf:"flow_filter"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	FlowsNew    *ebpf.MapSpec `ebpf:"flows_new"`
-	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
-	Interfaces  *ebpf.MapSpec `ebpf:"interfaces"`
-	Nodes       *ebpf.MapSpec `ebpf:"nodes"`
-	Policy      *ebpf.MapSpec `ebpf:"policy"`
-	RuleHits    *ebpf.MapSpec `ebpf:"rule_hits"`
-	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	State       *ebpf.MapSpec `ebpf:"state"`
+	Cidr4      *ebpf.MapSpec `ebpf:"cidr4"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	FlowsNew   *ebpf.MapSpec `ebpf:"flows_new"`
+	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Interfaces *ebpf.MapSpec `ebpf:"interfaces"`
+	RuleHits   *ebpf.MapSpec `ebpf:"rule_hits"`
+	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
 }
 
 // podVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podVariableSpecs struct {
+	Addr4BlocksStub     *ebpf.VariableSpec `ebpf:"addr4_blocks_stub"`
+	Addr4Mask           *ebpf.VariableSpec `ebpf:"addr4_mask"`
+	Addr4Stub           *ebpf.VariableSpec `ebpf:"addr4_stub"`
 	DecapStrip          *ebpf.VariableSpec `ebpf:"decap_strip"`
-	EventIntervalNs     *ebpf.VariableSpec `ebpf:"event_interval_ns"`
+	EndpointsStub       *ebpf.VariableSpec `ebpf:"endpoints_stub"`
+	EventInterval       *ebpf.VariableSpec `ebpf:"event_interval"`
+	FlowCountsStub      *ebpf.VariableSpec `ebpf:"flow_counts_stub"`
+	FlowFilterStub      *ebpf.VariableSpec `ebpf:"flow_filter_stub"`
 	FlowsPerPod         *ebpf.VariableSpec `ebpf:"flows_per_pod"`
-	HostNode            *ebpf.VariableSpec `ebpf:"host_node"`
-	ImageMask           *ebpf.VariableSpec `ebpf:"image_mask"`
+	ImageMask2          *ebpf.VariableSpec `ebpf:"image_mask2"`
+	ImageMask4          *ebpf.VariableSpec `ebpf:"image_mask4"`
+	ImageMask8          *ebpf.VariableSpec `ebpf:"image_mask8"`
+	NodesStub           *ebpf.VariableSpec `ebpf:"nodes_stub"`
+	PolicyStub          *ebpf.VariableSpec `ebpf:"policy_stub"`
 	SpoofEnforce        *ebpf.VariableSpec `ebpf:"spoof_enforce"`
+	StateStub           *ebpf.VariableSpec `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.VariableSpec `ebpf:"unknown_endpoint_drop"`
+	VxlanHeader         *ebpf.VariableSpec `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.VariableSpec `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.VariableSpec `ebpf:"vxlan_vni"`
 }
@@ -154,46 +160,30 @@ func (o *podObjects) Close() error {
 //
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podMaps struct {
-	Addr4       *ebpf.Map `ebpf:"addr4"`
-	Addr4Blocks *ebpf.Map `ebpf:"addr4_blocks"`
-	Cidr4       *ebpf.Map `ebpf:"cidr4"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Endpoints   *ebpf.Map `ebpf:"endpoints"`
-	Events      *ebpf.Map `ebpf:"events"`
-	FlowCounts  *ebpf.Map `ebpf:"flow_counts"`
-	FlowFilter  *ebpf.Map `ebpf:"flow_filter"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	FlowsNew    *ebpf.Map `ebpf:"flows_new"`
-	Fragments   *ebpf.Map `ebpf:"fragments"`
-	Interfaces  *ebpf.Map `ebpf:"interfaces"`
-	Nodes       *ebpf.Map `ebpf:"nodes"`
-	Policy      *ebpf.Map `ebpf:"policy"`
-	RuleHits    *ebpf.Map `ebpf:"rule_hits"`
-	Scratch     *ebpf.Map `ebpf:"scratch"`
-	Services    *ebpf.Map `ebpf:"services"`
-	State       *ebpf.Map `ebpf:"state"`
+	Cidr4      *ebpf.Map `ebpf:"cidr4"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Flows      *ebpf.Map `ebpf:"flows"`
+	FlowsNew   *ebpf.Map `ebpf:"flows_new"`
+	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Interfaces *ebpf.Map `ebpf:"interfaces"`
+	RuleHits   *ebpf.Map `ebpf:"rule_hits"`
+	Scratch    *ebpf.Map `ebpf:"scratch"`
+	Services   *ebpf.Map `ebpf:"services"`
 }
 
 func (m *podMaps) Close() error {
 	return _PodClose(
-		m.Addr4,
-		m.Addr4Blocks,
 		m.Cidr4,
 		m.Counters,
-		m.Endpoints,
 		m.Events,
-		m.FlowCounts,
-		m.FlowFilter,
 		m.Flows,
 		m.FlowsNew,
 		m.Fragments,
 		m.Interfaces,
-		m.Nodes,
-		m.Policy,
 		m.RuleHits,
 		m.Scratch,
 		m.Services,
-		m.State,
 	)
 }
 
@@ -201,13 +191,24 @@ func (m *podMaps) Close() error {
 //
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podVariables struct {
+	Addr4BlocksStub     *ebpf.Variable `ebpf:"addr4_blocks_stub"`
+	Addr4Mask           *ebpf.Variable `ebpf:"addr4_mask"`
+	Addr4Stub           *ebpf.Variable `ebpf:"addr4_stub"`
 	DecapStrip          *ebpf.Variable `ebpf:"decap_strip"`
-	EventIntervalNs     *ebpf.Variable `ebpf:"event_interval_ns"`
+	EndpointsStub       *ebpf.Variable `ebpf:"endpoints_stub"`
+	EventInterval       *ebpf.Variable `ebpf:"event_interval"`
+	FlowCountsStub      *ebpf.Variable `ebpf:"flow_counts_stub"`
+	FlowFilterStub      *ebpf.Variable `ebpf:"flow_filter_stub"`
 	FlowsPerPod         *ebpf.Variable `ebpf:"flows_per_pod"`
-	HostNode            *ebpf.Variable `ebpf:"host_node"`
-	ImageMask           *ebpf.Variable `ebpf:"image_mask"`
+	ImageMask2          *ebpf.Variable `ebpf:"image_mask2"`
+	ImageMask4          *ebpf.Variable `ebpf:"image_mask4"`
+	ImageMask8          *ebpf.Variable `ebpf:"image_mask8"`
+	NodesStub           *ebpf.Variable `ebpf:"nodes_stub"`
+	PolicyStub          *ebpf.Variable `ebpf:"policy_stub"`
 	SpoofEnforce        *ebpf.Variable `ebpf:"spoof_enforce"`
+	StateStub           *ebpf.Variable `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.Variable `ebpf:"unknown_endpoint_drop"`
+	VxlanHeader         *ebpf.Variable `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.Variable `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.Variable `ebpf:"vxlan_vni"`
 }

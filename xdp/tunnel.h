@@ -33,27 +33,20 @@ struct tunnel {
 			(d)->violation = reason;                \
 	} while (0)
 
-static __always_inline int mac_equal(const __u8 *a, const __u8 *b)
+static __always_inline int mac_equal(const __u8 *a, const volatile __u8 *b)
 {
-	__u32 a0, b0;
-	__u16 a1, b1;
-
-	__builtin_memcpy(&a0, a, 4);
-	__builtin_memcpy(&a1, a + 4, 2);
-	__builtin_memcpy(&b0, b, 4);
-	__builtin_memcpy(&b1, b + 4, 2);
-	return a0 == b0 && a1 == b1;
+	/* Frames are 2-byte aligned here, which BPF on the architectures with unaligned loads does not mind. */
+	return *(__u32 *)a == *(volatile __u32 *)b && *(__u16 *)(a + 4) == *(volatile __u16 *)(b + 4);
 }
 
-/* No unicast packet has these: 0/8, 127/8, multicast, 240/4 and broadcast. */
+/* No unicast packet has these: 0/8, 127/8, multicast and broadcast. Linux takes 240/4 for unicast, and so does this. */
 static __always_inline int is_martian(__u32 addr)
 {
-	return addr >= 0xe0000000 || addr >> 24 == 0 || addr >> 24 == 127;
+	return addr >> 28 == 0xe || addr == 0xffffffff || addr >> 24 == 0 || addr >> 24 == 127;
 }
 
 /* The VXLAN header behind udp. REASON_NONE: it is of our network and well formed. */
-static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct udphdr *udp, void *end,
-						 struct tunnel *t)
+static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct udphdr *udp, void *end, struct tunnel *t)
 {
 	struct vxlanhdr *vxlan = (void *)(udp + 1);
 	struct ethhdr *inner = (void *)(vxlan + 1);
@@ -63,7 +56,7 @@ static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct 
 		return REASON_VXLAN_MALFORMED;
 	if ((vxlan->flags & bpf_htonl(VXLAN_FLAGS)) && bpf_ntohl(vxlan->vni) >> 8 != vxlan_vni)
 		return REASON_FOREIGN_VNI;
-	if (vxlan->flags != bpf_htonl(VXLAN_FLAGS) || bpf_ntohl(vxlan->vni) & 0xff)
+	if (vxlan->flags != bpf_htonl(VXLAN_FLAGS) || (vxlan->vni & bpf_htonl(0xff)))
 		return REASON_VXLAN_MALFORMED;
 	if (bpf_ntohs(udp->len) != total - header || (void *)ip + total > end)
 		return REASON_VXLAN_MALFORMED;
@@ -74,28 +67,70 @@ static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct 
 	return REASON_NONE;
 }
 
-/* Outer source and inner Ethernet header: which node sent this? */
-static __always_inline enum reason tunnel_sender(struct decision *d, __u64 outer, struct tunnel *t)
+/* The inner packet, into p. REASON_NONE: it can be read, and its addresses can be unicast. */
+static __always_inline enum reason tunnel_inner(struct packet *p, const struct iphdr *ip, void *end, struct tunnel *t)
 {
-	struct ethhdr *inner = t->inner;
-	struct node *node;
-	__u32 host = host_node;
+	struct ethhdr *eth = t->inner;
+	struct iphdr *inner = (void *)(eth + 1);
+	void *payload;
+	__u32 total;
 
-	if (address_is_ours(outer))
+	if (is_vlan(eth->h_proto))
+		return REASON_INNER_TAGS;
+	if (eth->h_proto != bpf_htons(ETH_P_IP))
+		return REASON_INNER_NOT_IPV4;
+	if (parse_ipv4(inner, end, p, &payload, &total) != PARSED_OK || (void *)inner + total > end)
+		return REASON_INNER_MALFORMED;
+	if (is_martian(p->saddr) || is_martian(p->daddr))
+		return REASON_INNER_MARTIAN;
+	t->length = (ip->ihl & 15) * 4 + sizeof(struct udphdr) + sizeof(struct vxlanhdr) + sizeof(*eth);
+	/* RFC 6040 section 4.2: where the two ECN fields differ, combining them is the kernel's business. */
+	if ((ip->tos & 3) && (ip->tos & 3) != (inner->tos & 3))
+		t->strippable = 0;
+	return REASON_NONE;
+}
+
+static __always_inline volatile struct node *node_at(__u32 slot)
+{
+	return ARRAY_OF(nodes) + (slot & (MAX_NODES - 1));
+}
+
+static __always_inline int node_has_mac(const volatile struct node *node, const __u8 *mac)
+{
+	return !(node->flags & NODE_MAC_KNOWN) || mac_equal(mac, node->vtep_mac) ||
+	       ((node->flags & NODE_OLD_MAC_KNOWN) && mac_equal(mac, node->old_vtep_mac));
+}
+
+/*
+ * Nearly every packet: the inner source belongs to a node that names this outer source and this MAC as its own. Says
+ * nothing about a packet that does not match; the checks below do.
+ */
+static __always_inline int tunnel_bound(const struct decision *d, __u32 outer, const struct tunnel *t)
+{
+	const struct ethhdr *eth = t->inner;
+	volatile struct node *node = node_at(address_slot(d->source));
+
+	if (address_is_ours(d->source) || address_kind(d->source) == ADDRESS_NONE)
+		return 0;
+	return (outer == node->underlay4[0] || outer == node->underlay4[1]) && node_has_mac(node, eth->h_source);
+}
+
+/* Outer source and inner Ethernet source: which node sent this? */
+static __always_inline enum reason tunnel_sender(struct decision *d, __u32 outer, struct tunnel *t)
+{
+	const struct ethhdr *eth = t->inner;
+	__u64 entry = address_lookup(outer);
+
+	if (address_is_ours(entry))
 		return REASON_SPOOFED_LOCAL;
-	t->sender = address_slot(outer);
-	t->sender_known = address_kind(outer) == ADDRESS_NODE && (address_flags(outer) & ADDRESS_UNDERLAY);
+	t->sender = address_slot(entry);
+	t->sender_known = address_kind(entry) == ADDRESS_NODE && (address_flags(entry) & ADDRESS_UNDERLAY);
 	if (!t->sender_known) {
 		VIOLATED(d, REASON_UNKNOWN_VTEP);
-	} else {
-		node = bpf_map_lookup_elem(&nodes, &t->sender);
-		if (node && (node->flags & NODE_MAC_KNOWN) && !mac_equal(inner->h_source, node->vtep_mac) &&
-		    !((node->flags & NODE_OLD_MAC_KNOWN) && mac_equal(inner->h_source, node->old_vtep_mac)))
-			VIOLATED(d, REASON_SPOOFED_MAC);
+		return REASON_NONE;
 	}
-	node = bpf_map_lookup_elem(&nodes, &host);
-	if (node && (node->flags & NODE_MAC_KNOWN) && !mac_equal(inner->h_dest, node->vtep_mac))
-		return REASON_INNER_MAC; /* the kernel would not take it either: nothing to go on with */
+	if (!node_has_mac(node_at(t->sender), eth->h_source))
+		VIOLATED(d, REASON_SPOOFED_MAC);
 	return REASON_NONE;
 }
 
@@ -104,52 +139,42 @@ static __always_inline enum reason tunnel_source(struct decision *d, const struc
 {
 	__u64 entry = d->source;
 	__u32 slot = address_slot(entry);
-	struct node *owner;
 
 	if (address_is_ours(entry))
 		return REASON_SPOOFED_LOCAL;
 	if (address_kind(entry) == ADDRESS_NONE || !t->sender_known || slot == t->sender)
 		return REASON_NONE;
-	owner = bpf_map_lookup_elem(&nodes, &slot);
-	if (owner && owner->predecessor == t->sender + 1)
+	if (node_at(slot)->predecessor == t->sender + 1)
 		return REASON_NONE;
 	VIOLATED(d, REASON_SPOOFED_INNER);
 	return REASON_NONE;
 }
 
-/*
- * The whole check. Fills p and d with the inner packet. REASON_NONE: it may be judged. ip and udp are the outer headers,
- * outer the address entry of the outer source.
- */
+/* The whole check. Fills p and d with the inner packet. REASON_NONE: it may be judged. ip and udp are the outer headers. */
 static __always_inline enum reason tunnel_check(struct decision *d, struct packet *p, const struct iphdr *ip,
-						struct udphdr *udp, void *end, __u64 outer, struct tunnel *t)
+						struct udphdr *udp, void *end, struct tunnel *t)
 {
-	enum reason reason = tunnel_header(ip, udp, end, t);
-	struct ethhdr *eth;
-	struct iphdr *inner_ip;
-	void *payload;
-	__u32 total;
+	enum reason reason = tunnel_header(ip, udp, end, t), unreadable;
+	__u32 outer = bpf_ntohl(ip->saddr);
+	const struct ethhdr *eth;
+	int bound = 0;
 
 	if (reason)
 		return reason;
-	reason = tunnel_sender(d, outer, t);
-	if (reason)
-		return reason;
+	unreadable = tunnel_inner(p, ip, end, t);
+	if (!unreadable) {
+		d->source = address_lookup(p->saddr);
+		bound = tunnel_bound(d, outer, t);
+	}
+	if (!bound) {
+		reason = tunnel_sender(d, outer, t);
+		if (reason)
+			return reason;
+	}
 	eth = t->inner;
-	if (is_vlan(eth->h_proto))
-		return REASON_INNER_TAGS;
-	if (eth->h_proto != bpf_htons(ETH_P_IP))
-		return REASON_INNER_NOT_IPV4;
-	inner_ip = (void *)(eth + 1);
-	packet_reset(p);
-	if (parse_ipv4(inner_ip, end, p, &payload, &total) != PARSED_OK || (void *)inner_ip + total > end)
-		return REASON_INNER_MALFORMED;
-	if (is_martian(p->saddr) || is_martian(p->daddr))
-		return REASON_INNER_MARTIAN;
-	t->length = (ip->ihl & 15) * 4 + sizeof(*udp) + sizeof(struct vxlanhdr) + sizeof(*eth);
-	/* RFC 6040 section 4.2: where the two ECN fields differ, combining them is the kernel's business. */
-	if ((ip->tos & 3) && (ip->tos & 3) != (inner_ip->tos & 3))
-		t->strippable = 0;
-	d->source = address_lookup(d->shared, p->saddr);
+	if (ARRAY_OF(state)->vtep_mac_known && !mac_equal(eth->h_dest, ARRAY_OF(state)->vtep_mac))
+		return REASON_INNER_MAC; /* the kernel would not take it either: nothing to go on with */
+	if (unreadable || bound)
+		return unreadable;
 	return tunnel_source(d, t);
 }

@@ -16,32 +16,35 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	underlayMapAddr4               = "addr4"
-	underlayMapAddr4Blocks         = "addr4_blocks"
 	underlayMapCidr4               = "cidr4"
 	underlayMapCounters            = "counters"
-	underlayMapEndpoints           = "endpoints"
 	underlayMapEvents              = "events"
-	underlayMapFlowCounts          = "flow_counts"
-	underlayMapFlowFilter          = "flow_filter"
 	underlayMapFlows               = "flows"
 	underlayMapFlowsNew            = "flows_new"
 	underlayMapFragments           = "fragments"
 	underlayMapInterfaces          = "interfaces"
-	underlayMapNodes               = "nodes"
-	underlayMapPolicy              = "policy"
 	underlayMapRuleHits            = "rule_hits"
 	underlayMapScratch             = "scratch"
 	underlayMapServices            = "services"
-	underlayMapState               = "state"
 	underlayProgUnderlayRx         = "underlay_rx"
+	underlayVarAddr4BlocksStub     = "addr4_blocks_stub"
+	underlayVarAddr4Mask           = "addr4_mask"
+	underlayVarAddr4Stub           = "addr4_stub"
 	underlayVarDecapStrip          = "decap_strip"
-	underlayVarEventIntervalNs     = "event_interval_ns"
+	underlayVarEndpointsStub       = "endpoints_stub"
+	underlayVarEventInterval       = "event_interval"
+	underlayVarFlowCountsStub      = "flow_counts_stub"
+	underlayVarFlowFilterStub      = "flow_filter_stub"
 	underlayVarFlowsPerPod         = "flows_per_pod"
-	underlayVarHostNode            = "host_node"
-	underlayVarImageMask           = "image_mask"
+	underlayVarImageMask2          = "image_mask2"
+	underlayVarImageMask4          = "image_mask4"
+	underlayVarImageMask8          = "image_mask8"
+	underlayVarNodesStub           = "nodes_stub"
+	underlayVarPolicyStub          = "policy_stub"
 	underlayVarSpoofEnforce        = "spoof_enforce"
+	underlayVarStateStub           = "state_stub"
 	underlayVarUnknownEndpointDrop = "unknown_endpoint_drop"
+	underlayVarVxlanHeader         = "vxlan_header"
 	underlayVarVxlanPort           = "vxlan_port"
 	underlayVarVxlanVni            = "vxlan_vni"
 )
@@ -95,37 +98,40 @@ type underlayProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type underlayMapSpecs struct {
-	Addr4       *ebpf.MapSpec `ebpf:"addr4"`
-	Addr4Blocks *ebpf.MapSpec `ebpf:"addr4_blocks"`
-	Cidr4       *ebpf.MapSpec `ebpf:"cidr4"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Endpoints   *ebpf.MapSpec `ebpf:"endpoints"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	FlowCounts  *ebpf.MapSpec `ebpf:"flow_counts"`
-	FlowFilter  *ebpf.MapSpec `ebpf:"flow_filter"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	FlowsNew    *ebpf.MapSpec `ebpf:"flows_new"`
-	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
-	Interfaces  *ebpf.MapSpec `ebpf:"interfaces"`
-	Nodes       *ebpf.MapSpec `ebpf:"nodes"`
-	Policy      *ebpf.MapSpec `ebpf:"policy"`
-	RuleHits    *ebpf.MapSpec `ebpf:"rule_hits"`
-	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	State       *ebpf.MapSpec `ebpf:"state"`
+	Cidr4      *ebpf.MapSpec `ebpf:"cidr4"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	FlowsNew   *ebpf.MapSpec `ebpf:"flows_new"`
+	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Interfaces *ebpf.MapSpec `ebpf:"interfaces"`
+	RuleHits   *ebpf.MapSpec `ebpf:"rule_hits"`
+	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
 }
 
 // underlayVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type underlayVariableSpecs struct {
+	Addr4BlocksStub     *ebpf.VariableSpec `ebpf:"addr4_blocks_stub"`
+	Addr4Mask           *ebpf.VariableSpec `ebpf:"addr4_mask"`
+	Addr4Stub           *ebpf.VariableSpec `ebpf:"addr4_stub"`
 	DecapStrip          *ebpf.VariableSpec `ebpf:"decap_strip"`
-	EventIntervalNs     *ebpf.VariableSpec `ebpf:"event_interval_ns"`
+	EndpointsStub       *ebpf.VariableSpec `ebpf:"endpoints_stub"`
+	EventInterval       *ebpf.VariableSpec `ebpf:"event_interval"`
+	FlowCountsStub      *ebpf.VariableSpec `ebpf:"flow_counts_stub"`
+	FlowFilterStub      *ebpf.VariableSpec `ebpf:"flow_filter_stub"`
 	FlowsPerPod         *ebpf.VariableSpec `ebpf:"flows_per_pod"`
-	HostNode            *ebpf.VariableSpec `ebpf:"host_node"`
-	ImageMask           *ebpf.VariableSpec `ebpf:"image_mask"`
+	ImageMask2          *ebpf.VariableSpec `ebpf:"image_mask2"`
+	ImageMask4          *ebpf.VariableSpec `ebpf:"image_mask4"`
+	ImageMask8          *ebpf.VariableSpec `ebpf:"image_mask8"`
+	NodesStub           *ebpf.VariableSpec `ebpf:"nodes_stub"`
+	PolicyStub          *ebpf.VariableSpec `ebpf:"policy_stub"`
 	SpoofEnforce        *ebpf.VariableSpec `ebpf:"spoof_enforce"`
+	StateStub           *ebpf.VariableSpec `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.VariableSpec `ebpf:"unknown_endpoint_drop"`
+	VxlanHeader         *ebpf.VariableSpec `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.VariableSpec `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.VariableSpec `ebpf:"vxlan_vni"`
 }
@@ -150,46 +156,30 @@ func (o *underlayObjects) Close() error {
 //
 // It can be passed to loadUnderlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type underlayMaps struct {
-	Addr4       *ebpf.Map `ebpf:"addr4"`
-	Addr4Blocks *ebpf.Map `ebpf:"addr4_blocks"`
-	Cidr4       *ebpf.Map `ebpf:"cidr4"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Endpoints   *ebpf.Map `ebpf:"endpoints"`
-	Events      *ebpf.Map `ebpf:"events"`
-	FlowCounts  *ebpf.Map `ebpf:"flow_counts"`
-	FlowFilter  *ebpf.Map `ebpf:"flow_filter"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	FlowsNew    *ebpf.Map `ebpf:"flows_new"`
-	Fragments   *ebpf.Map `ebpf:"fragments"`
-	Interfaces  *ebpf.Map `ebpf:"interfaces"`
-	Nodes       *ebpf.Map `ebpf:"nodes"`
-	Policy      *ebpf.Map `ebpf:"policy"`
-	RuleHits    *ebpf.Map `ebpf:"rule_hits"`
-	Scratch     *ebpf.Map `ebpf:"scratch"`
-	Services    *ebpf.Map `ebpf:"services"`
-	State       *ebpf.Map `ebpf:"state"`
+	Cidr4      *ebpf.Map `ebpf:"cidr4"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Flows      *ebpf.Map `ebpf:"flows"`
+	FlowsNew   *ebpf.Map `ebpf:"flows_new"`
+	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Interfaces *ebpf.Map `ebpf:"interfaces"`
+	RuleHits   *ebpf.Map `ebpf:"rule_hits"`
+	Scratch    *ebpf.Map `ebpf:"scratch"`
+	Services   *ebpf.Map `ebpf:"services"`
 }
 
 func (m *underlayMaps) Close() error {
 	return _UnderlayClose(
-		m.Addr4,
-		m.Addr4Blocks,
 		m.Cidr4,
 		m.Counters,
-		m.Endpoints,
 		m.Events,
-		m.FlowCounts,
-		m.FlowFilter,
 		m.Flows,
 		m.FlowsNew,
 		m.Fragments,
 		m.Interfaces,
-		m.Nodes,
-		m.Policy,
 		m.RuleHits,
 		m.Scratch,
 		m.Services,
-		m.State,
 	)
 }
 
@@ -197,13 +187,24 @@ func (m *underlayMaps) Close() error {
 //
 // It can be passed to loadUnderlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type underlayVariables struct {
+	Addr4BlocksStub     *ebpf.Variable `ebpf:"addr4_blocks_stub"`
+	Addr4Mask           *ebpf.Variable `ebpf:"addr4_mask"`
+	Addr4Stub           *ebpf.Variable `ebpf:"addr4_stub"`
 	DecapStrip          *ebpf.Variable `ebpf:"decap_strip"`
-	EventIntervalNs     *ebpf.Variable `ebpf:"event_interval_ns"`
+	EndpointsStub       *ebpf.Variable `ebpf:"endpoints_stub"`
+	EventInterval       *ebpf.Variable `ebpf:"event_interval"`
+	FlowCountsStub      *ebpf.Variable `ebpf:"flow_counts_stub"`
+	FlowFilterStub      *ebpf.Variable `ebpf:"flow_filter_stub"`
 	FlowsPerPod         *ebpf.Variable `ebpf:"flows_per_pod"`
-	HostNode            *ebpf.Variable `ebpf:"host_node"`
-	ImageMask           *ebpf.Variable `ebpf:"image_mask"`
+	ImageMask2          *ebpf.Variable `ebpf:"image_mask2"`
+	ImageMask4          *ebpf.Variable `ebpf:"image_mask4"`
+	ImageMask8          *ebpf.Variable `ebpf:"image_mask8"`
+	NodesStub           *ebpf.Variable `ebpf:"nodes_stub"`
+	PolicyStub          *ebpf.Variable `ebpf:"policy_stub"`
 	SpoofEnforce        *ebpf.Variable `ebpf:"spoof_enforce"`
+	StateStub           *ebpf.Variable `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.Variable `ebpf:"unknown_endpoint_drop"`
+	VxlanHeader         *ebpf.Variable `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.Variable `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.Variable `ebpf:"vxlan_vni"`
 }

@@ -10,7 +10,7 @@
  */
 enum { SEES_SERVICES = 0 }; /* nobody on the wire is addressed by a ClusterIP */
 
-#include "tunnel.h"
+#include "fast.h"
 #include "verdict.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
@@ -41,27 +41,39 @@ static __always_inline enum reason underlay_strip(struct xdp_md *ctx, __u32 l2, 
 {
 	__u8 header[ETH_HLEN + MAX_TAGS * sizeof(struct vlan_tag)];
 
+	if (!decap_strip)
+		return REASON_HANDED_UP;
 	if (l2 < ETH_HLEN || l2 > sizeof(header) || bpf_xdp_load_bytes(ctx, 0, header, l2) ||
 	    bpf_xdp_adjust_head(ctx, cut) || bpf_xdp_store_bytes(ctx, 0, header, l2))
 		return REASON_NO_HEADROOM;
 	return REASON_HANDED_UP;
 }
 
+/* One of our own underlay addresses; there are seldom more than the shortcut holds. */
+static __always_inline int is_vtep(__u32 addr)
+{
+	__u64 entry;
+
+	if (addr && (addr == ARRAY_OF(state)->vtep4[0] || addr == ARRAY_OF(state)->vtep4[1]))
+		return 1;
+	entry = address_lookup(addr);
+	return address_kind(entry) == ADDRESS_HOST && (address_flags(entry) & ADDRESS_UNDERLAY);
+}
+
 static __always_inline enum reason underlay_tunnel(struct xdp_md *ctx, struct decision *d, struct packet *p, struct iphdr *ip,
 						   struct udphdr *udp, void *end, __u32 l2)
 {
-	__u64 outer = address_lookup(d->shared, p->saddr), to = address_lookup(d->shared, p->daddr);
 	struct tunnel t = {};
 	enum reason reason;
 
-	if (address_kind(to) != ADDRESS_HOST || !(address_flags(to) & ADDRESS_UNDERLAY))
+	if (!is_vtep(bpf_ntohl(ip->daddr)))
 		return REASON_TUNNEL_STRAY;
-	if (p->fragment == FRAGMENT_FIRST)
+	if (ip->frag_off & bpf_htons(IP_MF))
 		return REASON_OUTER_FRAGMENT;
-	reason = tunnel_check(d, p, ip, udp, end, outer, &t);
+	reason = tunnel_check(d, p, ip, udp, end, &t);
 	if (reason)
 		return reason;
-	d->destination = address_lookup(d->shared, p->daddr);
+	d->destination = address_lookup(p->daddr);
 	switch (address_kind(d->destination)) {
 	case ADDRESS_LOCAL_POD:
 		break;
@@ -74,32 +86,59 @@ static __always_inline enum reason underlay_tunnel(struct xdp_md *ctx, struct de
 		return REASON_TRANSIT;
 	}
 	reason = underlay_judge(d, p);
-	if (reason != REASON_HANDED_UP || !decap_strip || !t.strippable)
+	if (reason != REASON_HANDED_UP || !t.strippable)
 		return reason;
 	return underlay_strip(ctx, l2, t.length);
 }
 
 static __always_inline enum reason underlay_plain(struct decision *d, struct packet *p)
 {
-	d->source = address_lookup(d->shared, p->saddr);
+	d->source = address_lookup(p->saddr);
 	if (address_is_ours(d->source))
 		return REASON_SPOOFED_LOCAL;
 	if (address_flags(d->source) & ADDRESS_TUNNELLED)
 		VIOLATED(d, REASON_UNTUNNELLED);
-	d->destination = address_lookup(d->shared, p->daddr);
+	d->destination = address_lookup(p->daddr);
 	if (address_kind(d->destination) == ADDRESS_LOCAL_POD)
 		return underlay_judge(d, p);
 	return address_kind(d->destination) == ADDRESS_LOCAL_CIDR ? REASON_UNKNOWN_ENDPOINT : REASON_UNTOUCHED;
 }
 
+/*
+ * UDP to our tunnel port, whole or the first fragment. Whatever contradicts itself is left to the parser, which drops it:
+ * the struct packet stays empty for the inner one.
+ */
+static __always_inline int is_tunnel(void *at, void *end, struct udphdr **udp)
+{
+	struct iphdr *ip = at;
+	__u32 header;
+
+	if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP || ip->version != 4 || ip->ihl < 5)
+		return 0;
+	header = (ip->ihl & 15) * 4;
+	*udp = at + header;
+	return (void *)(*udp + 1) <= end && !(ip->frag_off & bpf_htons(IP_OFFSET)) && bpf_ntohs(ip->tot_len) >= header + sizeof(**udp) &&
+	       (*udp)->dest == bpf_htons(vxlan_port);
+}
+
 static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct decision *d, struct packet *p)
 {
 	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *payload;
+	struct udphdr *udp;
 	__be16 protocol;
 	__u32 total, l2 = 0;
+	int strippable;
 
 	if (!decision_open(d))
 		return REASON_NO_IMAGE;
+	if (fast_tunnel(d, p, at, end, p->bytes, &strippable)) {
+		enum reason reason = underlay_judge(d, p);
+
+		if (reason != REASON_HANDED_UP || !strippable)
+			return reason;
+		return underlay_strip(ctx, ETH_HLEN, __builtin_offsetof(struct fast_frame, inner_ip) - ETH_HLEN);
+	}
+	packet_clear(p);
 	switch (parse_ethernet(&at, end, &protocol, &l2)) {
 	case PARSED_OK:
 		break;
@@ -110,15 +149,10 @@ static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct de
 	default:
 		return REASON_NOT_IP;
 	}
+	if (is_tunnel(at, end, &udp))
+		return underlay_tunnel(ctx, d, p, at, udp, end, l2);
 	if (parse_ipv4(at, end, p, &payload, &total) != PARSED_OK)
 		return REASON_MALFORMED;
-	if (p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port) {
-		struct udphdr *udp = payload;
-
-		if ((void *)(udp + 1) > end)
-			return REASON_MALFORMED;
-		return underlay_tunnel(ctx, d, p, at, udp, end, l2);
-	}
 	return underlay_plain(d, p);
 }
 

@@ -146,11 +146,6 @@ func New(t testing.TB, knobs bpf.Knobs, model *policy.Model) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range compiled.Nodes {
-		if n.Name == model.Node {
-			knobs.HostNode = uint32(n.Slot)
-		}
-	}
 	simulator, err := loader.NewSimulator(knobs, compiled)
 	if err != nil {
 		t.Fatal(err)
