@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Is this packet a reply, and must this one be remembered?
+ * Is this packet a reply?
  *
  * The flow tables are read only when the image denies, and written only where a reply will need it. An entry is the tuple
  * of the admitted direction; its mirror is a reply. Nothing here trusts a packet to delete state: FIN and RST shorten an
@@ -24,6 +24,14 @@ enum flow_answer {
 	FLOW_REPLY,
 	FLOW_REVOKED, /* it was a flow, and policy no longer admits it */
 };
+
+/* Isolation of this pod in this direction began less than GRACE_NS ago: connections may be older than it. */
+static __always_inline int isolation_is_young(struct decision *d, __u32 slot, __u32 direction)
+{
+	__u64 since = ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].isolated_ns[direction & 1];
+
+	return since && (__s64)(now_ns(d) - since) < (__s64)GRACE_NS;
+}
 
 /* The tuple of p itself. 0: p is of a kind that opens no flow (ICMP other than an echo request). */
 static __always_inline int flow_key_of(const struct packet *p, struct flow_key *key)
@@ -176,28 +184,3 @@ static __noinline int flow_insert(struct decision *d, const struct flow_key *key
 	return bpf_map_update_elem(&flows_new, key, &flow, BPF_ANY) == 0;
 }
 
-/*
- * p has been admitted in its own direction and its reply will need an entry. own_stack: the pod that the entry serves
- * sent p itself, so that a segment past the handshake proves that the connection is real.
- */
-static __always_inline void flow_record(struct decision *d, const struct packet *p, __u32 owner, int own_stack)
-{
-	struct flow_key key = {};
-	struct flow *flow;
-	int assured = 0;
-
-	if (p->fragment == FRAGMENT_LATER || !flow_key_of(p, &key))
-		return;
-	flow = flow_find(d, &key, d->source, d->destination, &assured);
-	if (!flow) {
-		flow_insert(d, &key, d->source, d->destination, owner);
-		return;
-	}
-	if (flow->image_generation != d->generation)
-		flow->image_generation = d->generation;
-	if (flow->addr_generation != ARRAY_OF(state)->addr_generation)
-		flow->addr_generation = ARRAY_OF(state)->addr_generation;
-	flow_touch(flow, p, FLOW_FIN_FORWARD, now_ns(d));
-	if (!assured && own_stack && p->protocol == IPPROTO_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
-		flow_assure(&key, flow);
-}

@@ -176,24 +176,25 @@ static __noinline int error_related(struct decision *d, const struct packet *p, 
 }
 
 /*
- * Isolation of the pod in slot began less than a minute ago, no state was kept before, and the packet's mirror is
- * admitted: a segment of a connection that is older. remember: leave an entry (the hook is one that inserts).
+ * A denied TCP segment of a connection that is older than the pod's isolation: that began less than a minute ago, no state
+ * was kept before, and the packet's mirror is admitted. Not if the packet's own tuple is remembered: then it never was a
+ * reply, but needed a permission that is gone. inserts: the hook is one that leaves an entry.
  */
-static __noinline int flow_predates(struct decision *d, const struct packet *p, __u32 slot, int direction, int remember)
+static __noinline int flow_predates(struct decision *d, const struct packet *p, __u32 slot, int direction, int inserts)
 {
-	struct flow_key key = {};
-	__u64 since;
+	struct flow_key key = {}, own = {};
+	int assured;
 
 	if (!d || !p || !d->image)
 		return 0;
-	if (p->protocol != IPPROTO_TCP || p->fragment == FRAGMENT_LATER || !flow_key_mirrored(p, &key))
+	if (p->protocol != IPPROTO_TCP || p->fragment == FRAGMENT_LATER || !isolation_is_young(d, slot, direction))
 		return 0;
-	since = ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].isolated_ns[direction & 1];
-	if (!since || (__s64)(now_ns(d) - since) > (__s64)GRACE_NS)
+	flow_key_of(p, &own);
+	if (!flow_key_mirrored(p, &key) || flow_find(d, &own, d->source, d->destination, &assured))
 		return 0;
 	if (!image_admits(d, &key, d->destination, d->source))
 		return 0;
-	if (remember)
+	if (inserts)
 		flow_insert(d, &key, d->destination, d->source, slot);
 	return 1;
 }

@@ -183,7 +183,11 @@ func (t *translator) ciliumPorts(object string, r *ciliumRule) []policy.PortMatc
 	var matches []policy.PortMatch
 	for _, entry := range r.ports {
 		for i := range entry.Ports {
-			matches = append(matches, ciliumPort(&entry.Ports[i], r.direction)...)
+			p := &entry.Ports[i]
+			if r.direction == policy.Egress && isServiceName(p.Port) && len(r.cidrs)+len(r.cidrSets)+len(r.entities) > 0 {
+				continue
+			}
+			matches = append(matches, ciliumPort(p, r.direction)...)
 		}
 	}
 	for i, entry := range r.icmps {

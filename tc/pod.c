@@ -8,6 +8,7 @@
 enum { SEES_SERVICES = 1 };
 
 #include "pod.h"
+#include "record.h"
 #include "verdict.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
@@ -53,8 +54,8 @@ static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct de
 	}
 	if (reason == REASON_SERVICE_MIXED)
 		skb->tc_index = slot + 1;
-	if (row_of(d, sender.identity, DIRECTION_INGRESS))
-		flow_record(d, p, slot, 1);
+	if (flow_concerns(d, p, slot, row_of(d, sender.identity, DIRECTION_INGRESS), row_of(d, sender.identity, DIRECTION_EGRESS)))
+		flow_record(d, p, slot, 1, reason == REASON_ALLOWED);
 	return reason;
 }
 
@@ -168,10 +169,11 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	reason = judge(d, p, &subject, address_identity(d->source));
 	if (!reason_passes(reason))
 		return reason;
-	if (row_of(d, subject.identity, DIRECTION_EGRESS))
-		flow_record(d, p, subject.slot, 0);
+	if (flow_concerns(d, p, subject.slot, row_of(d, subject.identity, DIRECTION_EGRESS),
+			  row_of(d, subject.identity, DIRECTION_INGRESS)))
+		flow_record(d, p, subject.slot, 0, reason == REASON_ALLOWED);
 	else if (address_kind(d->source) == ADDRESS_LOCAL_POD && row_of(d, address_identity(d->source), DIRECTION_INGRESS))
-		flow_record(d, p, address_slot(d->source), 1); /* translated since pod_tx saw it */
+		flow_record(d, p, address_slot(d->source), 1, 0); /* translated since pod_tx saw it */
 	return reason;
 }
 
@@ -201,7 +203,7 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 		if (to_tunnel_port(d, p))
 			return REASON_TUNNEL_FROM_POD;
 		if (row_of(d, address_identity(d->source), DIRECTION_INGRESS))
-			flow_record(d, p, address_slot(d->source), 1);
+			flow_record(d, p, address_slot(d->source), 1, 0);
 	}
 	return skb->tc_index ? chosen_backend(skb, d, p) : REASON_UNTOUCHED;
 }

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Must this packet be remembered?
+ *
+ * For the hooks that insert flows: those in tc, which see what every pod sends and receives.
+ */
+#pragma once
+
+#include "judge.h"
+
+/*
+ * p has been admitted in its own direction. Remembers it if a reply may need that, or if it tells an answer from a flow of
+ * its own:
+ *   - what opens a connection, always;
+ *   - other TCP segments and SCTP chunks refresh an entry and make none, or the answers of a server would become flows of
+ *     its own and keep a revoked connection alive. While isolation is young the connection may be older than it: then a
+ *     segment makes one if a rule of the pod admits it, or if the image does not admit its mirror;
+ *   - datagrams and the rest, which open nothing, unless they answer a flow that is remembered.
+ * owner is the pod on whose behalf; own_stack: it sent p itself, so that a segment past the handshake proves that the
+ * connection is real; ruled: a rule of the pod admits p.
+ */
+static __noinline int flow_record(struct decision *d, const struct packet *p, __u32 owner, int own_stack, int ruled)
+{
+	struct flow_key key = {}, mirror = {};
+	struct flow *flow;
+	int assured = 0, ignored;
+
+	if (!d || !p || !d->image)
+		return 0;
+	if (p->fragment == FRAGMENT_LATER || !flow_key_of(p, &key))
+		return 0;
+	flow = flow_find(d, &key, d->source, d->destination, &assured);
+	if (flow) {
+		if (flow->image_generation != d->generation)
+			flow->image_generation = d->generation;
+		if (flow->addr_generation != ARRAY_OF(state)->addr_generation)
+			flow->addr_generation = ARRAY_OF(state)->addr_generation;
+		flow_touch(flow, p, FLOW_FIN_FORWARD, now_ns(d));
+		if (!assured && own_stack && p->protocol == IPPROTO_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
+			flow_assure(&key, flow);
+		return 1;
+	}
+	if (!p->opening) {
+		if (flow_key_mirrored(p, &mirror) && flow_find(d, &mirror, d->destination, d->source, &ignored))
+			return 0;
+		if (p->protocol == IPPROTO_SCTP)
+			return 0;
+		if (p->protocol == IPPROTO_TCP &&
+		    ((!isolation_is_young(d, owner, DIRECTION_INGRESS) && !isolation_is_young(d, owner, DIRECTION_EGRESS)) ||
+		     (!ruled && image_admits(d, &mirror, d->destination, d->source))))
+			return 0;
+	}
+	return flow_insert(d, &key, d->source, d->destination, owner);
+}
+
+/*
+ * Need flow_record look at p at all? against and along are the pod's rows in the direction of p's replies and in p's own:
+ * a TCP or SCTP flow needs no memory for the latter's sake unless it may be older than isolation.
+ */
+static __always_inline int flow_concerns(struct decision *d, const struct packet *p, __u32 slot, __u16 against, __u16 along)
+{
+	if (against)
+		return 1;
+	if (!along)
+		return 0;
+	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_SCTP)
+		return isolation_is_young(d, slot, DIRECTION_INGRESS) || isolation_is_young(d, slot, DIRECTION_EGRESS);
+	return 1;
+}
