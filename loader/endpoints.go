@@ -15,12 +15,6 @@ import (
 
 const endpointWords = uint32(unsafe.Sizeof(bpf.Endpoint{}) / 8)
 
-// Words of an endpoint that are written by themselves.
-const (
-	endpointHead     = 0 // ifindex, identity
-	endpointIsolated = 6 // isolated_ns, by direction
-)
-
 // endpointTable is the local pods by slot, and the interfaces that lead to them.
 type endpointTable struct {
 	words      *words

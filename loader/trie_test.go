@@ -153,7 +153,7 @@ func TestTrieAnswersAsALinearSearch(t *testing.T) {
 	reader := watch(addrs, trie.lookup)
 	trie.wait = reader.wait
 	refused := 0
-	for step := range 2500 {
+	for step := range 1500 {
 		p := randomPrefix(r)
 		next := oracle4{}
 		for q, e := range oracle {
