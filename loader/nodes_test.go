@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"testing"
