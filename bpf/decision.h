@@ -9,6 +9,7 @@
 #include "packet.h"
 
 struct decision {
+	void *ctx; /* of the program, for helpers that ask for it */
 	const struct image_header *image;
 	__u64 now_ns; /* coarse; 0: nobody has asked yet */
 	__u64 source; /* address entries of the packet that is judged */
@@ -22,8 +23,9 @@ struct decision {
 };
 
 /* Reads the image's slot, once per packet: all stages see one image. 0: there never was one. */
-static __always_inline int decision_open(struct decision *d)
+static __always_inline int decision_open(struct decision *d, void *ctx)
 {
+	d->ctx = ctx;
 	d->half = ARRAY_OF(state)->image;
 	d->image = image_at(d->half);
 	d->generation = d->image->generation;

@@ -175,15 +175,46 @@ static __noinline int error_related(struct decision *d, const struct packet *p, 
 	return flow && flow_holds(d, flow, &mirror, to, from);
 }
 
+enum opener {
+	OPENER_UNKNOWN,
+	OPENER_POD,
+	OPENER_PEER,
+};
+
+/*
+ * Who opened a TCP connection of which nothing is remembered? The pod's own sockets know: if it listens on its port of the
+ * connection, the peer did. A server that has closed its listener looks like an opener.
+ */
+static __noinline int connection_opener(struct decision *d, const struct packet *p, __u32 slot, int pod_sends)
+{
+	struct bpf_sock_tuple tuple = {};
+	__u32 netns = ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].netns;
+	struct bpf_sock *sock;
+	int listens;
+
+	if (!d || !p || !netns)
+		return OPENER_UNKNOWN;
+	/* A tuple without a peer: no connection has it, so that a listener answers or nobody. */
+	tuple.ipv4.daddr = bpf_htonl(pod_sends ? p->saddr : p->daddr);
+	tuple.ipv4.dport = bpf_htons(pod_sends ? p->sport : p->dport);
+	sock = bpf_skc_lookup_tcp(d->ctx, &tuple, sizeof(tuple.ipv4), netns - 1, 0);
+	if (!sock)
+		return OPENER_POD;
+	listens = sock->state == BPF_TCP_LISTEN;
+	bpf_sk_release(sock);
+	return listens ? OPENER_PEER : OPENER_POD;
+}
+
 /*
  * A denied TCP segment of a connection that is older than the pod's isolation: that began less than a minute ago, no state
- * was kept before, and the packet's mirror is admitted. Not if the packet's own tuple is remembered: then it never was a
- * reply, but needed a permission that is gone. inserts: the hook is one that leaves an entry.
+ * was kept before, and the packet's mirror is admitted. Not if the packet's own tuple is remembered, or if the sockets say
+ * that it belongs to whoever opened the connection: then it is no reply, but needs a permission that there is not.
+ * inserts: the hook is one that leaves an entry.
  */
 static __noinline int flow_predates(struct decision *d, const struct packet *p, __u32 slot, int direction, int inserts)
 {
 	struct flow_key key = {}, own = {};
-	int assured;
+	int assured, opener;
 
 	if (!d || !p || !d->image)
 		return 0;
@@ -193,6 +224,12 @@ static __noinline int flow_predates(struct decision *d, const struct packet *p, 
 	if (!flow_key_mirrored(p, &key) || flow_find(d, &own, d->source, d->destination, &assured))
 		return 0;
 	if (!image_admits(d, &key, d->destination, d->source))
+		return 0;
+	opener = connection_opener(d, p, slot, direction == DIRECTION_EGRESS);
+	if (direction == DIRECTION_INGRESS && opener == OPENER_PEER)
+		return 0;
+	/* The higher port is the client's, if the pod may be a server that has closed its listener. */
+	if (direction == DIRECTION_EGRESS && opener == OPENER_POD && p->sport > p->dport)
 		return 0;
 	if (inserts)
 		flow_insert(d, &key, d->destination, d->source, slot);

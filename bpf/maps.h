@@ -69,7 +69,7 @@ struct endpoint {
 	__u32 flags;
 	__u8 mac[6];	  /* the pod's */
 	__u8 host_mac[6]; /* of the host side */
-	__u8 pad[4];
+	__u32 netns;	  /* id of the pod's network namespace as the host knows it, plus 1; 0: not known */
 	__u8 addr6[16];
 	/* When isolation began, by direction, CLOCK_MONOTONIC ns; 0: with the pod itself. Each is one 8-byte store. */
 	__u64 isolated_ns[DIRECTION_COUNT];

@@ -61,7 +61,7 @@ type mapsEndpoint struct {
 	Flags      uint32
 	Mac        [6]uint8
 	HostMac    [6]uint8
-	Pad        [4]uint8
+	Netns      uint32
 	Addr6      [16]uint8
 	IsolatedNs [2]uint64
 }
@@ -156,7 +156,7 @@ type mapsExported struct {
 		Flags      uint32
 		Mac        [6]uint8
 		HostMac    [6]uint8
-		Pad        [4]uint8
+		Netns      uint32
 		Addr6      [16]uint8
 		IsolatedNs [2]uint64
 	}

@@ -29,6 +29,7 @@ type PodInterface struct {
 	Name     string
 	PodMAC   [6]byte // zero: not known
 	HostMAC  [6]byte
+	NetNS    uint32 // id of the pod's network namespace, plus 1; 0: the kernel has given it none
 	Evidence string // what led there: "route", "cni record", "namespace", "neighbour"
 }
 
@@ -109,7 +110,8 @@ func (f *PodFinder) search(n *Network, pods []PodAddress, taken map[int]string, 
 				continue
 			}
 			c := best[0]
-			found[p.Key] = PodInterface{c.link.Attrs().Index, c.link.Attrs().Name, c.mac, toMAC(c.link.Attrs().HardwareAddr), c.evidence}
+			found[p.Key] = PodInterface{c.link.Attrs().Index, c.link.Attrs().Name, c.mac, toMAC(c.link.Attrs().HardwareAddr),
+				uint32(c.link.Attrs().NetNsID + 1), c.evidence}
 			taken[c.link.Attrs().Index] = p.Key
 			progress = true
 		}

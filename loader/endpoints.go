@@ -96,6 +96,7 @@ type Interface struct {
 	Index   uint32
 	PodMAC  [6]byte
 	HostMAC [6]byte
+	NetNS   uint32 // id of the pod's network namespace as the host knows it, plus 1; 0: not known
 	// Existing says that the pod ran before anything guarded it: its connections get the grace of a pod whose
 	// isolation begins now.
 	Existing bool
@@ -132,7 +133,7 @@ func (t *Tables) setInterface(slot uint16, i Interface) error {
 			}
 		}
 	}
-	e.Ifindex, e.Mac, e.HostMac = i.Index, i.PodMAC, i.HostMAC
+	e.Ifindex, e.Mac, e.HostMac, e.Netns = i.Index, i.PodMAC, i.HostMAC, i.NetNS
 	table.put(slot, e)
 	if owner, ok := table.byIndex[i.Index]; !ok || owner != uint32(slot) {
 		t.writes.point()
@@ -192,7 +193,7 @@ func (t *Tables) writeEndpoints(want []policy.Endpoint, entries *prefixSet) erro
 		have, inUse := used[w.Slot]
 		switch same := inUse && t.isSame(w.Slot, have, e, entries); {
 		case same:
-			e.Ifindex, e.Mac, e.HostMac, e.IsolatedNs = have.Ifindex, have.Mac, have.HostMac, have.IsolatedNs
+			e.Ifindex, e.Mac, e.HostMac, e.Netns, e.IsolatedNs = have.Ifindex, have.Mac, have.HostMac, have.Netns, have.IsolatedNs
 			for d := range e.IsolatedNs {
 				dir := policy.Direction(d)
 				if w.Policed[d] && t.image.live != nil && !t.image.live.Policed(dir, have.Identity) {

@@ -199,7 +199,7 @@ func (g *planning) compile() (*Plan, error) {
 		img = plan.Interim
 	} else if g.live != nil {
 		img = g.live.image
-		if !g.changed {
+		if !plan.Swap {
 			g.numbers.Identities, g.numbers.Rules = g.live.numbers.Identities, g.live.numbers.Rules
 		}
 	}

@@ -68,7 +68,7 @@ static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct d
 	enum frame frame;
 
 	d->direction = DIRECTION_EGRESS;
-	if (!decision_open(d))
+	if (!decision_open(d, skb))
 		return REASON_NO_IMAGE;
 	endpoint = endpoint_of(skb->ifindex, &slot);
 	if (!endpoint)
@@ -138,7 +138,7 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	enum reason reason;
 	enum frame frame;
 
-	if (!decision_open(d))
+	if (!decision_open(d, skb))
 		return REASON_NO_IMAGE;
 	endpoint = endpoint_of(skb->ifindex, &subject.slot);
 	if (!endpoint)
@@ -193,7 +193,7 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 	__be32 arp_sender = 0;
 
 	d->direction = DIRECTION_EGRESS;
-	if (!decision_open(d))
+	if (!decision_open(d, skb))
 		return REASON_UNTOUCHED; /* most of what passes here is the node's own */
 	if (skb_parse(skb, p, &arp_sender) != FRAME_IPV4)
 		return REASON_UNTOUCHED;

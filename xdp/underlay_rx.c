@@ -129,7 +129,7 @@ static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct de
 	__u32 total, l2 = 0;
 	int strippable;
 
-	if (!decision_open(d))
+	if (!decision_open(d, ctx))
 		return REASON_NO_IMAGE;
 	if (fast_tunnel(d, p, at, end, p->bytes, &strippable)) {
 		enum reason reason = underlay_judge(d, p);

@@ -86,14 +86,14 @@ func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[s
 		}
 		found[i.Ifindex] = true
 		err := a.kernel.tables.SetInterface(e.Slot, loader.Interface{
-			Index: uint32(i.Ifindex), PodMAC: i.PodMAC, HostMAC: i.HostMAC, Existing: a.applied.veterans[podKey(e)],
+			Index: uint32(i.Ifindex), PodMAC: i.PodMAC, HostMAC: i.HostMAC, NetNS: i.NetNS, Existing: a.applied.veterans[podKey(e)],
 		})
 		if errs = append(errs, err); err == nil {
 			delete(a.applied.veterans, podKey(e)) // whoever has the name next is new
 		}
 		d := loader.Device{Ifindex: i.Ifindex, Name: i.Name}
 		if !a.kernel.attacher.Attached(bpf.HookPodTx, i.Ifindex) {
-			a.log.Info("pod found", "pod", e.Pod, "interface", i.Name, "by", i.Evidence)
+			a.log.Info("pod found", "pod", e.Pod, "interface", i.Name, "netns", int(i.NetNS)-1, "by", i.Evidence)
 		}
 		errs = append(errs, a.kernel.attacher.Attach(bpf.HookPodRx, d), a.kernel.attacher.Attach(bpf.HookPodTx, d))
 	}
