@@ -16,7 +16,7 @@ const (
 	localPods  = 250 // each with an identity of its own
 	identities = 10000
 	firstPort  = 8000
-	portSpan   = 256
+	portSpan   = 300
 )
 
 // cluster is the model of one node's view with n policies. With one, it isolates every pod and admits half of the
@@ -82,27 +82,35 @@ func peer(key string, values ...string) policy.Peer {
 // vtepMAC is in the documentation range of RFC 7042.
 func vtepMAC(node int) [6]byte { return [6]byte{0x00, 0x00, 0x5e, 0x00, 0x53, byte(node)} }
 
-// workload is steps packets from remote pods to local ones, all of which compiled judges as allow says, over as many
-// sources and ports as there are.
+// workload is steps packets from remote pods to local ones, all of which compiled judges as allow says. The sources are the
+// half of the identities that one policy admits, or the other half, however many policies there are: both cases then touch
+// the same tables.
 func workload(m *policy.Model, compiled *policy.Compiled, allow bool, flags uint8) ([]driverStep, coverage, error) {
 	random := rand.New(rand.NewPCG(2, 3))
-	remote := m.Pods[localPods:]
+	var senders []int
+	for i := localPods; i < identities; i++ {
+		if (i%2 == 0) == allow {
+			senders = append(senders, i)
+		}
+	}
+	random.Shuffle(len(senders), func(i, j int) { senders[i], senders[j] = senders[j], senders[i] })
 	sources, ports, subjects := map[netip.Addr]bool{}, map[uint16]bool{}, map[netip.Addr]bool{}
 	var out []driverStep
 	for tries := 0; len(out) < steps; tries++ {
 		if tries > 1000*steps {
 			return nil, coverage{}, fmt.Errorf("only %d of %d packets with verdict %t found", len(out), steps, allow)
 		}
-		i := random.IntN(len(remote))
-		src, dst := remote[i].Addrs[0], m.Pods[random.IntN(localPods)].Addrs[0]
+		i := senders[tries/50%len(senders)] // fifty tries for each: rules are narrow
+		src, dst := m.Pods[i].Addrs[0], m.Pods[random.IntN(localPods)].Addrs[0]
 		port := uint16(firstPort + random.IntN(portSpan))
 		from, to := compiled.Address(src), compiled.Address(dst)
 		if compiled.Image.Lookup(policy.Ingress, to.Identity, from.Identity, policy.TCP, port).Allow() != allow {
 			continue
 		}
-		node := 1 + i%(nodes-1)
+		node := 1 + (i-localPods)%(nodes-1)
 		out = append(out, step(m.Nodes[node].Underlay[0], src, dst, vtepMAC(node), port, flags))
 		sources[src], ports[port], subjects[dst] = true, true, true
+		tries += 49 - tries%50 // the next sender
 	}
 	return out, coverage{Sources: len(sources), Ports: len(ports), Pods: len(subjects)}, nil
 }
