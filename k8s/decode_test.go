@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -215,12 +216,6 @@ func TestAccepted(t *testing.T) {
 }
 
 func TestDirectoryRefused(t *testing.T) {
-	write := func(dir, name, text string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
 	tests := []struct {
 		name string
 		make func(dir string)
@@ -228,9 +223,6 @@ func TestDirectoryRefused(t *testing.T) {
 	}{
 		{"missing", func(dir string) { os.Remove(dir) }, "read manifests: stat DIR: no such file or directory"},
 		{"not a directory", func(dir string) { os.Remove(dir); os.WriteFile(dir, nil, 0o644) }, "read manifests: DIR is not a directory"},
-		{"writable by others", func(dir string) { os.Chmod(dir, 0o757) }, "read manifests: directory DIR has mode 0757: others may write to it; chmod go-w it"},
-		{"writable by the group", func(dir string) { os.Chmod(dir, 0o775) }, "read manifests: directory DIR has mode 0775: others may write to it; chmod go-w it"},
-		{"file writable by others", func(dir string) { write(dir, "a.yaml", ""); os.Chmod(dir+"/a.yaml", 0o646) }, "read manifest a.yaml: mode 0646: others may write to it; chmod o-w it"},
 		{"dangling link", func(dir string) { os.Symlink("nowhere", dir+"/a.yaml") }, "read manifests: stat DIR/a.yaml: no such file or directory"},
 		{"not a file", func(dir string) { os.Symlink("/dev/null", dir+"/a.yaml") }, "read manifest a.yaml: not a regular file"},
 	}
@@ -249,17 +241,58 @@ func TestDirectoryRefused(t *testing.T) {
 	}
 }
 
-func TestFileOpenForWritingIsRefused(t *testing.T) {
+func TestLiveManifestsMayBeWrittenByNobodyElse(t *testing.T) {
+	const others = 65534
+	tests := []struct {
+		name string
+		mode os.FileMode // of the directory, or of its file a.yaml
+		uid  int
+		gid  int
+		want string // contained in the agent's refusal; empty: none
+	}{
+		{"root's alone", 0o700, 0, 0, ""},
+		{"writable by root's group", 0o775, 0, 0, ""},
+		{"readable by another group", 0o755, 0, others, ""},
+		{"writable by another group", 0o775, 0, others, "mode 0775 and group 65534: others may write to it; chmod g-w it"},
+		{"writable by all", 0o757, 0, 0, "mode 0757: others may write to it; chmod o-w it"},
+		{"another owner's", 0o755, others, 0, "another owner: others may write to it; chown it"},
+	}
+	for _, test := range tests {
+		for _, target := range []string{"", "/a.yaml"} {
+			t.Run(test.name+target, func(t *testing.T) {
+				dir := t.TempDir()
+				if err := os.WriteFile(dir+"/a.yaml", []byte(podDoc("a", "")), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(os.Chmod(dir, 0o755), os.Chown(dir+target, test.uid, test.gid), os.Chmod(dir+target, test.mode)); err != nil {
+					t.Fatal(err)
+				}
+				_, _, err := readFiles(dir, true)
+				if test.want == "" && err != nil || test.want != "" && (!errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), test.want)) {
+					t.Errorf("agent: got %v, want %q", err, test.want)
+				}
+				if o, err := ReadDir(dir); err != nil || len(o.Pods) != 1 { // decides nothing, so anything readable will do
+					t.Errorf("check: %v", err)
+				}
+			})
+		}
+	}
+}
+
+func TestLiveFileOpenForWritingIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.yaml")
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readFile(path, false); err == nil || err.Error() != "some process has it open for writing: it is being written" {
+	if _, err := readFile(path, false); err != nil {
+		t.Errorf("not live, while open for writing: %v", err)
+	}
+	if _, err := readFile(path, true); err == nil || err.Error() != "some process has it open for writing: it is being written" {
 		t.Errorf("while open for writing: %v", err)
 	}
 	f.Close()
-	if _, err := readFile(path, false); err != nil {
+	if _, err := readFile(path, true); err != nil {
 		t.Errorf("after it was closed: %v", err)
 	}
 }
@@ -270,29 +303,6 @@ func TestServiceName(t *testing.T) {
 		if isServiceName(name) != want {
 			t.Errorf("%q: %v, want %v", name, !want, want)
 		}
-	}
-}
-
-func TestOwnerOfLiveManifests(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "a.yaml")
-	if err := os.WriteFile(path, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(path, 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := readFiles(dir, true); err == nil || err.Error() != "read manifest a.yaml: another owner: others may write to it; chown it" {
-		t.Errorf("file: %v", err)
-	}
-	if _, _, err := readFiles(dir, false); err != nil {
-		t.Errorf("file, not live: %v", err)
-	}
-	if err := os.Chown(dir, 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := readFiles(dir, true); err == nil || err.Error() != "read manifests: directory "+dir+" has another owner: others may write to it; chown it" {
-		t.Errorf("directory: %v", err)
 	}
 }
 

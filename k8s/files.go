@@ -38,8 +38,8 @@ type file struct {
 type fingerprint string
 
 // look is the directory's fingerprint and the names of its manifests, sorted. Dotfiles and what editors leave behind are no
-// manifests. A directory that others may write to is refused: whoever can put a file there decides what is enforced. With
-// live, as an agent reads, others are also its owner, unless that is root or the agent itself.
+// manifests. With live, as an agent reads, a directory that others may write to is refused: whoever can put a file there
+// decides what is enforced. Others are all but root, root's group and the agent itself.
 func look(dir string, live bool) (fingerprint, []string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -48,12 +48,10 @@ func look(dir string, live bool) (fingerprint, []string, error) {
 	if !info.IsDir() {
 		return "", nil, fmt.Errorf("read manifests: %s is not a directory", dir)
 	}
-	switch {
-	case readOnly(dir):
-	case info.Mode().Perm()&0o022 != 0:
-		return "", nil, fmt.Errorf("read manifests: directory %s has mode %04o: %w; chmod go-w it", dir, info.Mode().Perm(), ErrUntrusted)
-	case live && stranger(info):
-		return "", nil, fmt.Errorf("read manifests: directory %s has another owner: %w; chown it", dir, ErrUntrusted)
+	if live && !readOnly(dir) {
+		if err := trusted(info); err != nil {
+			return "", nil, fmt.Errorf("read manifests: directory %s has %w", dir, err)
+		}
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -99,10 +97,21 @@ func manifest(name string) bool {
 	return false
 }
 
-// stranger says whether a file belongs to neither root nor this process.
-func stranger(info fs.FileInfo) bool {
+// trusted says whether nobody but root, root's group and this process may write to a file or directory.
+func trusted(info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid()
+	perm := info.Mode().Perm()
+	switch {
+	case !ok:
+		return fmt.Errorf("no owner: %w", ErrUntrusted)
+	case perm&0o002 != 0:
+		return fmt.Errorf("mode %04o: %w; chmod o-w it", perm, ErrUntrusted)
+	case perm&0o020 != 0 && stat.Gid != 0:
+		return fmt.Errorf("mode %04o and group %d: %w; chmod g-w it", perm, stat.Gid, ErrUntrusted)
+	case stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
+		return fmt.Errorf("another owner: %w; chown it", ErrUntrusted)
+	}
+	return nil
 }
 
 // readOnly says whether dir is on a read-only mount, as ConfigMaps are: then its mode bits admit nobody.
@@ -113,7 +122,8 @@ func readOnly(dir string) bool {
 }
 
 // readFiles reads every manifest of dir. It fails, with ErrUnsettled, if anything changed meanwhile. With live, as an agent
-// reads, a YAML file without a final newline is taken for half a file while it is younger than settle.
+// reads, files that others may write to are refused, those that somebody has open for writing have to wait, and a YAML file
+// without a final newline is taken for half a file while it is younger than settle.
 func readFiles(dir string, live bool) ([]file, fingerprint, error) {
 	before, names, err := look(dir, live)
 	if err != nil {
@@ -155,14 +165,15 @@ func readFile(path string, live bool) ([]byte, error) {
 	switch {
 	case !info.Mode().IsRegular():
 		return nil, errors.New("not a regular file")
-	case info.Mode().Perm()&0o002 != 0 && !readOnly(path):
-		return nil, fmt.Errorf("mode %04o: %w; chmod o-w it", info.Mode().Perm(), ErrUntrusted)
-	case live && stranger(info) && !readOnly(path):
-		return nil, fmt.Errorf("another owner: %w; chown it", ErrUntrusted)
 	case info.Size() > maxFileBytes:
 		return nil, fmt.Errorf("%d bytes, at most %d are read", info.Size(), maxFileBytes)
-	case openForWriting(f):
+	case live && openForWriting(f):
 		return nil, fmt.Errorf("some process has it open for writing: %w", ErrUnsettled)
+	}
+	if live && !readOnly(path) {
+		if err := trusted(info); err != nil {
+			return nil, err
+		}
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
