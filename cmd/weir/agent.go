@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,11 +36,7 @@ func runAgent(ctx context.Context, args []string, _ io.Reader, stdout, stderr io
 	if len(args) > 0 && args[0] == "cleanup" {
 		return runCleanup(args[1:], stdout, stderr)
 	}
-	output := stderr
-	if slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
-		output = stdout
-	}
-	cfg, err := parseAgent(args, output)
+	cfg, err := parseAgent(args, helpOutput(args, stdout, stderr))
 	if errors.Is(err, flag.ErrHelp) {
 		return exitFine
 	}

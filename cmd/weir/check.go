@@ -53,18 +53,15 @@ type checkRun struct {
 const chunkSize = 8192
 
 func runCheck(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("check", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	manifests := flags.String("manifests", "", "directory of Kubernetes YAML (required)")
-	probes := flags.String("probes", "", "file of probes, - for standard input; none: all pairs of pods")
-	judgeName := flags.String("judge", "kernel", "kernel: the real programs; image: the compiled policy; oracle: a naive reading; all: all three")
-	output := flags.String("output", "", "json or text (default json with --probes, else text)")
+	flags := flag.NewFlagSet("weir check", flag.ContinueOnError)
+	flags.SetOutput(helpOutput(args, stdout, stderr))
+	manifests := flags.String("manifests", "", "directory of Kubernetes YAML, `DIR` (required)")
+	probes := flags.String("probes", "", "`FILE` of probes, - for standard input; none: all pairs of pods")
+	judgeName := flags.String("judge", "kernel", "`JUDGE`: kernel (the real programs), image (the compiled policy), oracle (a naive reading), all (all three)")
+	output := flags.String("output", "", "`FORMAT`: json or text; default: json with --probes, else text")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), checkHelp)
 		flags.PrintDefaults()
-	}
-	if slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
-		flags.SetOutput(stdout)
 	}
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return checkFine

@@ -24,10 +24,9 @@ Flags:
 // runCleanup is "weir agent cleanup". It is idempotent.
 func runCleanup(args []string, stdout, stderr io.Writer) int {
 	set := flag.NewFlagSet("weir agent cleanup", flag.ContinueOnError)
-	set.SetOutput(stderr)
+	set.SetOutput(helpOutput(args, stdout, stderr))
 	set.Usage = func() {
-		set.SetOutput(stdout)
-		fmt.Fprint(stdout, cleanupHelp)
+		fmt.Fprint(set.Output(), cleanupHelp)
 		set.PrintDefaults()
 	}
 	pinPath := set.String("pin-path", defaultPinPath, "directory where programs and tables live, `DIR`")

@@ -84,11 +84,11 @@ func newAgentFlags(output io.Writer) *agentFlags {
 	hostname, _ := os.Hostname()
 	return &agentFlags{
 		set:             set,
-		config:          set.String("config", "", "YAML `FILE` with the flags below, by their names"),
+		config:          set.String("config", "", "YAML `FILE` that holds these flags by their names"),
 		manifests:       set.String("manifests", "", "directory of Kubernetes YAML, `DIR` (required); others must not be able to write to it"),
 		node:            set.String("node", hostname, "`NAME` of this node among the manifests' Nodes"),
 		underlay:        set.String("underlay", "", "underlay interfaces, `IF,...`; default: those below the VXLAN device, or with the node's InternalIP"),
-		port:            set.String("vxlan-port", "", "UDP `port` of the overlay; default: that of the VXLAN device, else 8472"),
+		port:            set.String("vxlan-port", "", "UDP `PORT` of the overlay; default: that of the VXLAN device, else 8472"),
 		vni:             set.String("vxlan-vni", "", "VXLAN network identifier, `VNI`; default: that of the VXLAN device, else 1"),
 		decap:           set.String("decap", "auto", "`MODE`: who removes the outer headers of allowed packets: inspect (the kernel), strip (XDP), auto (strip where that is safe)"),
 		spoofCheck:      set.String("spoof-check", "enforce", "`MODE`: what to do with packets that break the overlay's rules: observe (count) or enforce (drop)"),
@@ -96,8 +96,8 @@ func newAgentFlags(output io.Writer) *agentFlags {
 		xdp:             set.String("xdp-mode", "native", "`MODE`: native (in the driver) or generic (any driver, several times slower)"),
 		pinPath:         set.String("pin-path", defaultPinPath, "directory in a BPF file system where programs and tables live, `DIR`; one agent each"),
 		metricsAddr:     set.String("metrics-addr", defaultMetricsAddr, "address of /metrics, /healthz and /readyz, `ADDR`; empty: none"),
-		logFormat:       set.String("log-format", "text", "text or json"),
-		logLevel:        set.String("log-level", "info", "debug, info, warn or error; sampled drops are logged at info, sampled passes at debug"),
+		logFormat:       set.String("log-format", "text", "`FORMAT`: text or json"),
+		logLevel:        set.String("log-level", "info", "`LEVEL`: debug, info, warn or error; sampled drops are logged at info, sampled passes at debug"),
 	}
 }
 

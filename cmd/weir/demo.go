@@ -20,12 +20,15 @@ const demoUsage = `Usage: weir demo [--keep] [--json]
 Builds two nodes with a VXLAN overlay out of network namespaces, runs one real agent on each, and shows which real TCP
 connections pass under no policy, under the story's policy as written, and under the one that it means. Needs root.
 
+Exit code: 0; 1 if a connection fared otherwise than it must, or the lab could not be built; 2 for wrong usage.
+
+Flags:
 `
 
 // runDemo shows the story and says by its exit code whether everything went as it must: 0 yes, 1 no, 2 wrong usage.
 func runDemo(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := flag.NewFlagSet("weir demo", flag.ContinueOnError)
+	flags.SetOutput(helpOutput(args, stdout, stderr))
 	keep := flags.Bool("keep", false, "leave the lab up when the story is told, until interrupted")
 	machine := flags.Bool("json", false, "print one JSON document instead of the story")
 	flags.Usage = func() {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 )
 
@@ -76,7 +77,23 @@ func printHelp(w io.Writer) {
 	fmt.Fprint(w, "  help       print this, or the help of a verb\n\nweir VERB --help lists the flags of a verb.\n")
 }
 
-func runVersion(_ context.Context, _ []string, _ io.Reader, stdout, _ io.Writer) int {
+// helpOutput is where a verb's flag set writes: help that was asked for is output, all else is a complaint.
+func helpOutput(args []string, stdout, stderr io.Writer) io.Writer {
+	if slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
+		return stdout
+	}
+	return stderr
+}
+
+func runVersion(_ context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		out := helpOutput(args, stdout, stderr)
+		fmt.Fprint(out, "Usage: weir version\n\nPrints the version that the Go tool recorded at the build.\n")
+		if out == stderr {
+			return exitUsage
+		}
+		return exitFine
+	}
 	fmt.Fprintln(stdout, "weir", version())
 	return exitFine
 }
