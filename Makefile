@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Names commands; what they do is in the commands themselves.
 
-GO ?= go
-PACKAGES := clang-19 llvm-19 nftables iproute2 iptables ethtool
+# sudo forgets where Go is.
+GO ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+PACKAGES := clang-19 llvm-19
 
 .PHONY: help
 help: ## this list
@@ -13,11 +14,11 @@ build: ## bin/weir
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/weir ./cmd/weir
 
 .PHONY: demo
-demo: deps build ## the main job on an embedded lab: two nodes, real packets, no cluster (root)
+demo: build ## the main job on an embedded lab: two nodes, real packets, no cluster (root)
 	bin/weir demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: deps ## all tests (root)
+test: ## all tests (root)
 	$(GO) test -count=1 -timeout 20m ./...
 
 .PHONY: bench-quick
@@ -36,10 +37,10 @@ lint: ## gofmt, go vet, staticcheck
 
 .PHONY: fuzz
 fuzz: ## ten seconds on each fuzz target
-	deploy/fuzz.sh
+	GO=$(GO) deploy/fuzz.sh
 
-# Debian packages, installed once: dpkg knows what is there.
+# Only the compiler of BPF sources is missing on a machine that has Go: their objects are committed.
 .PHONY: deps
-deps:
+deps: ## the Debian packages that make generate needs, installed if they are missing
 	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>&1 | awk '/no packages found matching/ {print $$NF} /not-installed|deinstall/ {print $$1}'); \
 	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi
