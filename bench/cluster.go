@@ -17,6 +17,7 @@ const (
 	identities = 10000
 	firstPort  = 8000
 	portSpan   = 300
+	teams      = localPods // so that each local pod has policies of its own, four with a thousand
 )
 
 // cluster is the model of one node's view with n policies. With one, it isolates every pod and admits half of the
@@ -42,7 +43,7 @@ func cluster(n int) *policy.Model {
 		m.Pods = append(m.Pods, policy.Pod{
 			Namespace: "bench", Name: fmt.Sprintf("pod-%d", i), Node: m.Nodes[node].Name,
 			Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 42, byte(4*node + at/256), byte(at)})},
-			Labels: map[string]string{"app": fmt.Sprintf("app-%d", i), "team": fmt.Sprintf("team-%d", i%100),
+			Labels: map[string]string{"app": fmt.Sprintf("app-%d", i), "team": fmt.Sprintf("team-%d", i%teams),
 				"tier": fmt.Sprintf("tier-%d", i%10), "io.kubernetes.pod.namespace": "bench"},
 		})
 	}
@@ -54,7 +55,7 @@ func cluster(n int) *policy.Model {
 		return m
 	}
 	for i := range n {
-		subject := policy.Selector{{Key: "team", Op: policy.In, Values: []string{fmt.Sprintf("team-%d", i%100)}}}
+		subject := policy.Selector{{Key: "team", Op: policy.In, Values: []string{fmt.Sprintf("team-%d", i%teams)}}}
 		var rules []policy.Rule
 		for range 1 + random.IntN(3) {
 			first := firstPort + random.IntN(portSpan)
@@ -87,20 +88,20 @@ func vtepMAC(node int) [6]byte { return [6]byte{0x00, 0x00, 0x5e, 0x00, 0x53, by
 // the same tables.
 func workload(m *policy.Model, compiled *policy.Compiled, allow bool, flags uint8) ([]driverStep, coverage, error) {
 	random := rand.New(rand.NewPCG(2, 3))
-	var senders []int
+	var pods []int
 	for i := localPods; i < identities; i++ {
 		if (i%2 == 0) == allow {
-			senders = append(senders, i)
+			pods = append(pods, i)
 		}
 	}
-	random.Shuffle(len(senders), func(i, j int) { senders[i], senders[j] = senders[j], senders[i] })
+	random.Shuffle(len(pods), func(i, j int) { pods[i], pods[j] = pods[j], pods[i] })
 	sources, ports, subjects := map[netip.Addr]bool{}, map[uint16]bool{}, map[netip.Addr]bool{}
 	var out []driverStep
 	for tries := 0; len(out) < steps; tries++ {
 		if tries > 1000*steps {
 			return nil, coverage{}, fmt.Errorf("only %d of %d packets with verdict %t found", len(out), steps, allow)
 		}
-		i := senders[tries/50%len(senders)] // fifty tries for each: rules are narrow
+		i := pods[tries/50%len(pods)] // fifty tries for each: rules are narrow
 		src, dst := m.Pods[i].Addrs[0], m.Pods[random.IntN(localPods)].Addrs[0]
 		port := uint16(firstPort + random.IntN(portSpan))
 		from, to := compiled.Address(src), compiled.Address(dst)
@@ -108,11 +109,20 @@ func workload(m *policy.Model, compiled *policy.Compiled, allow bool, flags uint
 			continue
 		}
 		node := 1 + (i-localPods)%(nodes-1)
-		out = append(out, step(m.Nodes[node].Underlay[0], src, dst, vtepMAC(node), port, flags))
+		out = append(out, step(node, src, dst, port, flags))
 		sources[src], ports[port], subjects[dst] = true, true, true
 		tries += 49 - tries%50 // the next sender
 	}
 	return out, coverage{Sources: len(sources), Ports: len(ports), Pods: len(subjects)}, nil
+}
+
+// senders are the nodes, by number.
+func senders(m *policy.Model) []driverSender {
+	var out []driverSender
+	for i, n := range m.Nodes {
+		out = append(out, sender(n.Underlay[0], vtepMAC(i)))
+	}
+	return out
 }
 
 // coverage is over how much a workload cycles.

@@ -24,19 +24,33 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 #define INNER_FLAGS 97
 #define FRAME_LEN 104
 
+/* Small, so that the driver's own tables leave the caches to the program under test. */
 struct step {
-	__u8 outer_saddr[4];
 	__u8 inner_saddr[4];
 	__u8 inner_daddr[4];
-	__u8 pad[4];
-	__u8 inner_smac[8]; /* and the EtherType */
 	__u8 inner_dport[2];
 	__u8 flags;
-	__u8 pad2[5];
+	__u8 sender; /* index into senders */
+	__u8 pad[4];
+} __attribute__((aligned(8)));
+
+#define SENDERS 32
+
+struct sender {
+	__u8 outer_saddr[4];
+	__u8 pad[4];
+	__u8 inner_smac[8]; /* and the EtherType */
 } __attribute__((aligned(8)));
 
 /* One store of the width that the program under test loads: a load across narrower stores would wait for the cache. */
-#define WRITE(offset, type, field) (*(type *)(packet + (offset)) = *(type *)(step->field))
+#define WRITE(offset, type, field) (*(type *)(packet + (offset)) = *(type *)(field))
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SENDERS);
+	__type(key, __u32);
+	__type(value, struct sender);
+} senders SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -66,6 +80,7 @@ int drive(struct xdp_md *ctx)
 	__u8 *packet = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__u32 zero = 0, at;
 	__u64 *next = bpf_map_lookup_elem(&cursor, &zero);
+	struct sender *sender;
 	struct step *step;
 
 	if (!next || packet + FRAME_LEN > end)
@@ -74,11 +89,15 @@ int drive(struct xdp_md *ctx)
 	step = bpf_map_lookup_elem(&steps, &at);
 	if (!step)
 		return XDP_ABORTED;
-	WRITE(OUTER_SADDR, __u32, outer_saddr);
-	WRITE(INNER_SMAC, __u64, inner_smac);
-	WRITE(INNER_SADDR, __u32, inner_saddr);
-	WRITE(INNER_DADDR, __u32, inner_daddr);
-	WRITE(INNER_DPORT, __u16, inner_dport);
+	at = step->sender;
+	sender = bpf_map_lookup_elem(&senders, &at);
+	if (!sender)
+		return XDP_ABORTED;
+	WRITE(OUTER_SADDR, __u32, sender->outer_saddr);
+	WRITE(INNER_SMAC, __u64, sender->inner_smac);
+	WRITE(INNER_SADDR, __u32, step->inner_saddr);
+	WRITE(INNER_DADDR, __u32, step->inner_daddr);
+	WRITE(INNER_DPORT, __u16, step->inner_dport);
 	packet[INNER_FLAGS] = step->flags;
 	bpf_tail_call(ctx, &target, 0);
 	return XDP_ABORTED;

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bench -no-global-types -type step driver driver.c -- -O2 -g -mcpu=v3 -Wall -Wextra -Werror -nostdinc -I../bpf/include -fno-ident -fdebug-prefix-map=/proc/self/cwd=.
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bench -no-global-types -type step -type sender driver driver.c -- -O2 -g -mcpu=v3 -Wall -Wextra -Werror -nostdinc -I../bpf/include -fno-ident -fdebug-prefix-map=/proc/self/cwd=.
 
 // steps is how many different packets a workload cycles over.
 const steps = 8192
@@ -24,7 +24,7 @@ type driver struct {
 }
 
 // newDriver loads the driver in front of target; nil stands for the empty program.
-func newDriver(frame []byte, workload []driverStep, target *ebpf.Program) (*driver, error) {
+func newDriver(frame []byte, senders []driverSender, workload []driverStep, target *ebpf.Program) (*driver, error) {
 	spec, err := loadDriver()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded driver: %w", err)
@@ -37,6 +37,9 @@ func newDriver(frame []byte, workload []driverStep, target *ebpf.Program) (*driv
 		target = d.objects.Empty
 	}
 	err = d.objects.Target.Put(uint32(0), target)
+	for i := range senders {
+		err = errors.Join(err, d.objects.Senders.Put(uint32(i), &senders[i]))
+	}
 	for i := range workload {
 		err = errors.Join(err, d.objects.Steps.Put(uint32(i), &workload[i]))
 	}
@@ -75,9 +78,13 @@ func threadTime() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// step is one packet of a workload.
-func step(outer, src, dst netip.Addr, mac [6]byte, port uint16, flags uint8) driverStep {
-	return driverStep{OuterSaddr: outer.As4(), InnerSaddr: src.As4(), InnerDaddr: dst.As4(),
-		InnerSmac:  [8]uint8{mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0x08, 0x00},
+// step is one packet of a workload; sender is a node's number.
+func step(sender int, src, dst netip.Addr, port uint16, flags uint8) driverStep {
+	return driverStep{Sender: uint8(sender), InnerSaddr: src.As4(), InnerDaddr: dst.As4(),
 		InnerDport: [2]uint8{uint8(port >> 8), uint8(port)}, Flags: flags}
+}
+
+// sender is what all packets from a node have in common.
+func sender(outer netip.Addr, mac [6]byte) driverSender {
+	return driverSender{OuterSaddr: outer.As4(), InnerSmac: [8]uint8{mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0x08, 0x00}}
 }

@@ -13,27 +13,33 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type driverStep struct {
+type driverSender struct {
 	_          structs.HostLayout
 	OuterSaddr [4]uint8
-	InnerSaddr [4]uint8
-	InnerDaddr [4]uint8
 	Pad        [4]uint8
 	InnerSmac  [8]uint8
+}
+
+type driverStep struct {
+	_          structs.HostLayout
+	InnerSaddr [4]uint8
+	InnerDaddr [4]uint8
 	InnerDport [2]uint8
 	Flags      uint8
-	Pad2       [5]uint8
+	Sender     uint8
+	Pad        [4]uint8
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	driverMapCursor = "cursor"
-	driverMapSteps  = "steps"
-	driverMapTarget = "target"
-	driverProgDrive = "drive"
-	driverProgEmpty = "empty"
+	driverMapCursor  = "cursor"
+	driverMapSenders = "senders"
+	driverMapSteps   = "steps"
+	driverMapTarget  = "target"
+	driverProgDrive  = "drive"
+	driverProgEmpty  = "empty"
 )
 
 // loadDriver returns the embedded CollectionSpec for driver.
@@ -86,9 +92,10 @@ type driverProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type driverMapSpecs struct {
-	Cursor *ebpf.MapSpec `ebpf:"cursor"`
-	Steps  *ebpf.MapSpec `ebpf:"steps"`
-	Target *ebpf.MapSpec `ebpf:"target"`
+	Cursor  *ebpf.MapSpec `ebpf:"cursor"`
+	Senders *ebpf.MapSpec `ebpf:"senders"`
+	Steps   *ebpf.MapSpec `ebpf:"steps"`
+	Target  *ebpf.MapSpec `ebpf:"target"`
 }
 
 // driverVariableSpecs contains global variables before they are loaded into the kernel.
@@ -117,14 +124,16 @@ func (o *driverObjects) Close() error {
 //
 // It can be passed to loadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type driverMaps struct {
-	Cursor *ebpf.Map `ebpf:"cursor"`
-	Steps  *ebpf.Map `ebpf:"steps"`
-	Target *ebpf.Map `ebpf:"target"`
+	Cursor  *ebpf.Map `ebpf:"cursor"`
+	Senders *ebpf.Map `ebpf:"senders"`
+	Steps   *ebpf.Map `ebpf:"steps"`
+	Target  *ebpf.Map `ebpf:"target"`
 }
 
 func (m *driverMaps) Close() error {
 	return _DriverClose(
 		m.Cursor,
+		m.Senders,
 		m.Steps,
 		m.Target,
 	)

@@ -50,8 +50,8 @@ const (
 
 // Options size a run. The zero value takes the defaults.
 type Options struct {
-	Rounds  int    // default 25
-	Packets uint32 // per round and workload, default 200,000
+	Rounds  int    // default 100
+	Packets uint32 // per round and workload, default 65,536
 }
 
 type contender struct {
@@ -65,10 +65,10 @@ type contender struct {
 // handed up, with one policy and with a thousand. Every run's verdict is checked.
 func Quick(o Options) (_ *Report, err error) {
 	if o.Rounds == 0 {
-		o.Rounds = 25
+		o.Rounds = 100
 	}
 	if o.Packets == 0 {
-		o.Packets = 200000
+		o.Packets = 8 * steps
 	}
 	runtime.LockOSThread() // CPU time is read per thread
 	defer runtime.UnlockOSThread()
@@ -81,8 +81,8 @@ func Quick(o Options) (_ *Report, err error) {
 	}()
 	report := &Report{Rounds: o.Rounds, Packets: o.Packets}
 	var contenders []*contender
-	add := func(f Figure, workload []driverStep, target *ebpf.Program, action uint32) error {
-		d, err := newDriver(frame(), workload, target)
+	add := func(f Figure, model *policy.Model, workload []driverStep, target *ebpf.Program, action uint32) error {
+		d, err := newDriver(frame(), senders(model), workload, target)
 		if err != nil {
 			return err
 		}
@@ -117,11 +117,11 @@ func Quick(o Options) (_ *Report, err error) {
 				return nil, err
 			}
 			if len(contenders) == 0 {
-				if err := add(Figure{Name: "empty program", Coverage: covered}, packets, nil, xdpDrop); err != nil {
+				if err := add(Figure{Name: "empty program", Coverage: covered}, model, packets, nil, xdpDrop); err != nil {
 					return nil, err
 				}
 			}
-			if err := add(Figure{Name: w.name, Policies: policies, Coverage: covered}, packets, program, w.action); err != nil {
+			if err := add(Figure{Name: w.name, Policies: policies, Coverage: covered}, model, packets, program, w.action); err != nil {
 				return nil, err
 			}
 		}

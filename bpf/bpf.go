@@ -24,7 +24,7 @@ const (
 	MaxNodes        = 8192
 	MaxBackends     = 15
 	CounterSlots    = uint32(HookCount) * uint32(DirectionCount) * uint32(VerdictCount) * uint32(ReasonCount)
-	FlowFilterWords = 32768 // of one half
+	FlowFilterWords = 16384 // of one half
 	Addr4Root       = 65536
 	Addr4Block      = 256
 	EventBytes      = 128

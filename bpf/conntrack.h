@@ -68,6 +68,14 @@ static __always_inline int flow_filter_hit(const struct flow_key *key)
 	return ARRAY_OF(flow_filter)[at] >> (hash & 63) & 1;
 }
 
+/* May there be a flow that p answers? */
+static __always_inline int flow_filter_mirror(const struct packet *p)
+{
+	struct flow_key key = {};
+
+	return flow_key_mirrored(p, &key) && flow_filter_hit(&key);
+}
+
 /* Sets the bit in both halves: whichever half a concurrent sweep is refilling, the flow is found in it. */
 static __always_inline void flow_filter_set(const struct flow_key *key)
 {

@@ -10,14 +10,15 @@
  *   identity                → image_identity {peer class, rows}
  *   protocol, port          → image_protocol → u16 port class
  *   row, port class         → u16 port class local to the row
- *   row, peer class / 64    → block;   block, peer class % 64 → port set;   port set, local port class → cell
+ *   row, peer class / 32    → block;   block, peer class % 32 → peer class local to the row
+ *   row, local peer class, local port class → cell
  */
 #pragma once
 
 #include "maps.h"
 
 #define IMAGE_MAGIC 0x52494557 /* "WEIR" */
-#define IMAGE_BLOCK 64
+#define IMAGE_BLOCK 32 /* a block is one cache line */
 
 /* Cells. Rule 0 is "no rule": the default of an isolated (deny) or not isolated (allow) pod. */
 #define CELL_ALLOW 0x8000
@@ -55,6 +56,8 @@ struct image_protocol {
 };
 
 struct image_row {
-	__u32 blocks; /* offset of u32[peer classes / 64]: offsets of blocks, which are u32[64]: offsets of port sets */
-	__u32 ports;  /* offset of u16[port classes]: port class → local port class. A port set is u16 cells by local class */
+	__u32 blocks;  /* offset of u32[peer classes / 32]: offsets of blocks, which are u16[32]: local peer classes */
+	__u32 ports;   /* offset of u16[port classes]: local port classes */
+	__u32 cells;   /* offset of the u16 cells, by local peer class * columns + local port class */
+	__u32 columns; /* local port classes */
 };

@@ -313,10 +313,12 @@ static __always_inline enum reason judge(struct decision *d, struct packet *p, c
 		return denied; /* can be no reply: floods of new connections end here */
 	if (p->error)
 		return error_related(d, p, s->direction) ? REASON_RELATED : denied;
-	answer = flow_answers(d, p, s->from_peer);
+	/* Calls cost more than what they find out in most cases: that no flow hashes here, and that isolation is old. */
+	answer = flow_filter_mirror(p) ? flow_answers(d, p, s->from_peer) : FLOW_NONE;
 	if (answer == FLOW_REPLY)
 		return REASON_REPLY;
-	if (flow_predates(d, p, s->slot, s->direction, s->inserts))
+	if (ARRAY_OF(endpoints)[s->slot & (MAX_ENDPOINTS - 1)].isolated_ns[s->direction & 1] &&
+	    flow_predates(d, p, s->slot, s->direction, s->inserts))
 		return REASON_GRACE;
 	return answer == FLOW_REVOKED ? REASON_REVOKED : denied;
 }

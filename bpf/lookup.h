@@ -56,11 +56,11 @@ static __always_inline __u16 image_port_class(const struct image_header *image, 
 /* The cell of row (not 0) for a peer class and a port class. */
 static __always_inline __u16 image_cell(const struct image_header *image, __u16 row, __u16 peer, __u16 port_class)
 {
-	__u64 raw = image_u64(image, image->rows + row * sizeof(__u64));
-	__u32 blocks = (__u32)raw, ports = raw >> 32;
-	__u32 block = image_u32(image, blocks + peer / IMAGE_BLOCK * sizeof(__u32));
-	__u32 set = image_u32(image, block + peer % IMAGE_BLOCK * sizeof(__u32));
-	__u32 local = image_u16(image, ports + port_class * sizeof(__u16));
+	__u32 at = image->rows + row * sizeof(struct image_row);
+	__u64 lists = image_u64(image, at), table = image_u64(image, at + sizeof(__u64));
+	__u32 block = image_u32(image, (__u32)lists + peer / IMAGE_BLOCK * sizeof(__u32));
+	__u32 column = image_u16(image, (lists >> 32) + port_class * sizeof(__u16));
+	__u32 local = image_u16(image, block + peer % IMAGE_BLOCK * sizeof(__u16));
 
-	return image_u16(image, set + local * sizeof(__u16));
+	return image_u16(image, (__u32)table + (local * (__u32)(table >> 32) + column) * sizeof(__u16));
 }

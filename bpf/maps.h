@@ -192,7 +192,7 @@ struct {
 	__type(value, struct flow);
 } flows_new SEC(".maps");
 
-#define FLOW_FILTER_WORDS 32768 /* of one half */
+#define FLOW_FILTER_WORDS 16384 /* of one half */
 
 /* Ports of a first fragment, for the later ones. */
 struct fragment_key {

@@ -121,9 +121,11 @@ type mapsExported struct {
 		Mask uint32
 	}
 	Row struct {
-		_      structs.HostLayout
-		Blocks uint32
-		Ports  uint32
+		_       structs.HostLayout
+		Blocks  uint32
+		Ports   uint32
+		Cells   uint32
+		Columns uint32
 	}
 	Event struct {
 		_                   structs.HostLayout
@@ -269,9 +271,11 @@ type mapsImageProtocol struct {
 }
 
 type mapsImageRow struct {
-	_      structs.HostLayout
-	Blocks uint32
-	Ports  uint32
+	_       structs.HostLayout
+	Blocks  uint32
+	Ports   uint32
+	Cells   uint32
+	Columns uint32
 }
 
 type mapsNode struct {

@@ -111,6 +111,20 @@ func (r *resolver) memberships(p netip.Prefix, counts func(NamedPrefix) bool) []
 	return in
 }
 
+// nodeMemberships are those of one of a node's addresses. An overlay address counts as the node's InternalIPs too: that is
+// where its packets to other nodes' pods come from, and who writes a policy knows the InternalIPs.
+func (r *resolver) nodeMemberships(p netip.Prefix, n *Node) []netip.Prefix {
+	in := r.memberships(p, matchesNodes)
+	for _, a := range n.Underlay {
+		other, err := host(a)
+		if err == nil && other != p && other.Addr().Is4() == p.Addr().Is4() {
+			in = append(in, r.memberships(other, matchesNodes)...)
+		}
+	}
+	slices.SortFunc(in, comparePrefix)
+	return slices.Compact(in)
+}
+
 func matchesPods(n NamedPrefix) bool  { return n.Pods }
 func matchesNodes(n NamedPrefix) bool { return n.Nodes }
 func matchesWorld(NamedPrefix) bool   { return true }
@@ -134,7 +148,7 @@ func (r *resolver) node(n *Node) error {
 			continue // the underlay's entry says more
 		}
 		o := &owner{prefix: p, kind: kind, node: n.Name}
-		o.identity = Identity{Entities: entities, Prefixes: r.memberships(p, matchesNodes)}
+		o.identity = Identity{Entities: entities, Prefixes: r.nodeMemberships(p, n)}
 		switch {
 		case i < len(n.Underlay):
 			o.flags = AddressUnderlay

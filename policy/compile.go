@@ -269,8 +269,12 @@ func (c *compiler) divide() error {
 			names[i] = c.all.defs[i].key()
 		}
 	}
-	// Neighbours in a namespace share blocks of the image; ties keep the order of numbers.
-	slices.SortStableFunc(order[1:], func(a, b int32) int { return strings.Compare(names[a], names[b]) })
+	// Identities that the same large sets contain become neighbours: then most blocks of a row are uniform, and stored
+	// once. A lookup's cost in cache misses is the number of different blocks. Ties keep the order of numbers.
+	large := c.largestSets(sets)
+	slices.SortStableFunc(order[1:], func(a, b int32) int {
+		return cmp.Or(slices.Compare(large[a], large[b]), strings.Compare(names[a], names[b]))
+	})
 	c.peerClass = make([]uint16, len(order))
 	c.peerCount = c.peerParts.compact(order, c.peerClass)
 	if c.peerCount > 0xffff {
@@ -282,6 +286,23 @@ func (c *compiler) divide() error {
 	}
 	c.stamp = make([]int32, c.peerCount)
 	return nil
+}
+
+// largestSets lists, for each identity, the ranks of the largest sets that contain it: rank 0 is the largest set.
+func (c *compiler) largestSets(sets map[string][]int32) [][]int32 {
+	const most = 8
+	keys := slices.SortedFunc(maps.Keys(sets), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(sets[b]), len(sets[a])), cmp.Compare(a, b))
+	})
+	large := make([][]int32, len(c.all.defs))
+	for rank, key := range keys {
+		for _, e := range sets[key] {
+			if len(large[e]) < most {
+				large[e] = append(large[e], int32(rank))
+			}
+		}
+	}
+	return large
 }
 
 func hostPeer() Peer { return Peer{Kind: PeerEntity, Entity: EntityHost} }

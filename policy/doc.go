@@ -19,15 +19,17 @@
 //	protocols   256 × {u32 base, u32 mask}: the port class of a port is classes[base + (port & mask)]
 //	classes     u16; ports that no rule tells apart are one class. For ICMP the port is the type; a protocol that no rule
 //	            names has mask 0 and one class
-//	rows        {u32 → block list, u32 → ports}: one pod's policy in one direction; row 0 is "none", and is not read
+//	rows        {u32 → block list, u32 → ports, u32 → cells, u32 columns}: one pod's policy in one direction; row 0 is
+//	            "none", and is not read
 //	ports       u16 by port class: the port class local to the row
-//	block list  u32 by peer class / 64: → block
-//	block       64 × u32 by peer class % 64: → port set
-//	port set    u16 cells by local port class: bit 15 allow, bits 0-13 the number of the rule that decided
+//	block list  u32 by peer class / 32: → block
+//	block       32 × u16 by peer class % 32: the peer class local to the row; a cache line
+//	cells       u16 at [local peer class × columns + local port class]: bit 15 allow, bits 0-13 the number of the rule that
+//	            decided
 //	keys        user space only: DEFLATE of a JSON object (struct keys) that names every number, and holds the policies
 //	            the image was compiled from: enough for a Planner to go on where another stopped
 //
-// Equal rows, port tables, block lists, blocks and port sets are stored once.
+// Equal rows, port tables, block lists, blocks and tables of cells are stored once.
 //
 // Rule 0 stands for no rule: the default. Rule 1 is the node's standing permission to reach its own pods. Rules get
 // numbers when they select a pod of this node; past 16,381 of them, the rest share number 16383.

@@ -20,8 +20,8 @@ const (
 	imageHeaderSize   = 64
 	imageIdentitySize = 8
 	imageProtocolSize = 8
-	imageRowSize      = 8
-	imageBlock        = 64
+	imageRowSize      = 16
+	imageBlock        = 32
 
 	offMagic         = 0
 	offABI           = 4
@@ -139,8 +139,8 @@ func (img *Image) Lookup(dir Direction, subject, peer uint32, protocol uint8, po
 	local := img.u16(img.u32(row+4) + 2*uint32(class))
 	peerClass := uint32(img.u16(img.identity(peer)))
 	block := img.u32(img.u32(row) + peerClass/imageBlock*4)
-	set := img.u32(block + peerClass%imageBlock*4)
-	return Cell(img.u16(set + 2*uint32(local)))
+	group := img.u16(block + peerClass%imageBlock*2)
+	return Cell(img.u16(img.u32(row+8) + 2*(uint32(group)*img.u32(row+12)+uint32(local))))
 }
 
 // Policed says whether some policy of this node selects the pods of identity subject in direction dir.
@@ -223,45 +223,46 @@ func (img *Image) checkProtocols() (maxClass uint16, err error) {
 }
 
 func (img *Image) checkRows(blocks, classes uint64) error {
-	type what struct{ off, cells uint32 }
-	lists, checked := map[what]bool{}, map[what]bool{} // block lists, and blocks, that reach this many cells in bounds
-	cells := map[uint32]uint32{}                       // port table → local port classes
+	groups, columns := map[uint32]uint64{}, map[uint32]uint64{} // block list, port table → local classes
 	for r := uint32(1); r < img.u32(offRowCount); r++ {
 		at := img.u32(offRows) + r*imageRowSize
-		list, ports := img.u32(at), img.u32(at+4)
-		count, known := cells[ports]
+		list, ports, cells, stride := img.u32(at), img.u32(at+4), img.u32(at+8), uint64(img.u32(at+12))
+		count, known := columns[ports]
 		if !known {
 			if err := img.span(fmt.Sprintf("ports of row %d", r), ports, classes, 2, 2); err != nil {
 				return err
 			}
-			for i := range uint32(classes) {
-				count = max(count, uint32(img.u16(ports+2*i))+1)
-			}
-			cells[ports] = count
+			count = img.localClasses(ports, uint32(classes))
+			columns[ports] = count
 		}
-		if lists[what{list, count}] {
-			continue
+		if count > stride {
+			return fmt.Errorf("row %d: %d local port classes in %d columns", r, count, stride)
 		}
-		lists[what{list, count}] = true
-		if err := img.span(fmt.Sprintf("blocks of row %d", r), list, blocks, 4, 4); err != nil {
-			return err
-		}
-		for b := range uint32(blocks) {
-			block := img.u32(list + 4*b)
-			if checked[what{block, count}] {
-				continue
-			}
-			if err := img.span(fmt.Sprintf("block %d of row %d", b, r), block, imageBlock, 4, 4); err != nil {
+		peers, known := groups[list]
+		if !known {
+			if err := img.span(fmt.Sprintf("blocks of row %d", r), list, blocks, 4, 4); err != nil {
 				return err
 			}
-			for s := range uint32(imageBlock) {
-				set := img.u32(block + 4*s)
-				if err := img.span("port set", set, uint64(count), 2, 2); err != nil {
-					return fmt.Errorf("block %d of row %d, entry %d: %w", b, r, s, err)
+			for b := range uint32(blocks) {
+				block := img.u32(list + 4*b)
+				if err := img.span(fmt.Sprintf("block %d of row %d", b, r), block, imageBlock, 2, 2); err != nil {
+					return err
 				}
+				peers = max(peers, img.localClasses(block, imageBlock))
 			}
-			checked[what{block, count}] = true
+			groups[list] = peers
+		}
+		if err := img.span(fmt.Sprintf("cells of row %d", r), cells, peers*stride, 2, 2); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// localClasses is one more than the largest of n u16 at offset at.
+func (img *Image) localClasses(at, n uint32) (count uint64) {
+	for i := range n {
+		count = max(count, uint64(img.u16(at+2*i))+1)
+	}
+	return count
 }

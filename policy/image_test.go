@@ -80,8 +80,11 @@ func TestDecodeRefusesDamage(t *testing.T) {
 		{"a row's blocks", put(good, row, uint32(len(good))), "blocks of row 1"},
 		{"a row's ports", put(good, row+4, uint32(len(good)-2)), "ports of row 1"},
 		{"a block list's block", put(good, int(img.u32(uint32(row))), uint32(len(good)-8)), "block 0 of row 1"},
-		{"a block's port set", put(good, block, uint32(len(good)-2)), "block 0 of row 1, entry 0: port set"},
-		{"a block's port set unaligned", put(good, block, img.u32(uint32(block))+1), "is not a multiple of 2"},
+		{"a block's local peer class", put(good, block, 0xffff), "cells of row 1"},
+		{"a row's cells", put(good, row+8, uint32(len(good))), "cells of row 1"},
+		{"a row's cells unaligned", put(good, row+8, img.u32(uint32(row+8))+1), "is not a multiple of 2"},
+		{"a row's columns, too few", put(good, row+12, 0), "local port classes in 0 columns"},
+		{"a row's columns, too many", put(good, row+12, 0xffffffff), "cells of row 1"},
 		{"an identity's peer class", put(good, at(offIdentities), 0xffff), "of row 1"},
 		{"a port class", put(good, at(offClasses), 0xffff), "ports of row 1"},
 	} {

@@ -130,7 +130,8 @@ type Peer struct {
 	Entity   Entity
 	CIDR     netip.Prefix // masked
 	Except   []netip.Prefix
-	// MatchPods and MatchNodes widen a CIDR from the outside world to the addresses of pods and of nodes.
+	// MatchPods and MatchNodes widen a CIDR from the outside world to the addresses of pods and of nodes. A node's overlay
+	// addresses are in every CIDR that its underlay ones are in, besides their own.
 	MatchPods, MatchNodes bool
 }
 

@@ -19,6 +19,7 @@ type naive struct{ m *Model }
 // party is what an address turns out to be.
 type party struct {
 	addr netip.Addr
+	also []netip.Addr // a node's InternalIPs of the same family
 	pod  *Pod
 	is   []Entity
 }
@@ -34,6 +35,11 @@ func (n naive) party(a netip.Addr) party {
 	for _, node := range n.m.Nodes {
 		if slices.Contains(node.Underlay, a) || slices.Contains(node.Overlay, a) {
 			p.is = []Entity{EntityRemoteNode}
+			for _, u := range node.Underlay {
+				if u.Is4() == a.Is4() {
+					p.also = append(p.also, u)
+				}
+			}
 			if node.Name == n.m.Node {
 				p.is = []Entity{EntityHost}
 			}
@@ -73,7 +79,8 @@ func (n naive) peer(p *Peer, who party) bool {
 		}
 		return slices.Contains(who.is, p.Entity)
 	}
-	if !p.CIDR.Contains(who.addr) || slices.ContainsFunc(p.Except, func(e netip.Prefix) bool { return e.Contains(who.addr) }) {
+	in := func(c netip.Prefix) bool { return c.Contains(who.addr) || slices.ContainsFunc(who.also, c.Contains) }
+	if !in(p.CIDR) || slices.ContainsFunc(p.Except, in) {
 		return false
 	}
 	switch {

@@ -206,20 +206,23 @@ func (c *compiler) row(indexes []int32, isolated, standing bool) (uint16, error)
 			matching[g] = append(matching[g], &rules[i])
 		}
 	}
-	sets := make([]uint32, groupCount)
-	cells := make([]cellParts, localCount)
-	for g := range sets {
-		sets[g] = c.out.portSet(decide(matching[g], portSets, isolated, cells))
-	}
-	blocks := make([]uint32, 0, c.peerCount/imageBlock+1)
-	var block [imageBlock]uint32
-	for first := 0; first < c.peerCount; first += imageBlock {
-		for i := range block {
-			block[i] = sets[group[min(first+i, c.peerCount-1)]]
+	// Groups with the same cells are one local peer class.
+	index, classes := make(map[string]uint16), make([]uint16, groupCount)
+	var cells [][]Cell
+	parts := make([]cellParts, localCount)
+	for g := range classes {
+		set := decide(matching[g], portSets, isolated, parts)
+		key := string(wire(set))
+		if _, seen := index[key]; !seen {
+			index[key] = uint16(len(cells))
+			cells = append(cells, set)
 		}
-		blocks = append(blocks, c.out.block(&block))
+		classes[g] = index[key]
 	}
-	return c.out.row(blocks, local)
+	for i, g := range group {
+		group[i] = classes[g]
+	}
+	return c.out.row(group[:c.peerCount], local, cells)
 }
 
 // localClasses divides 0..n-1 into the classes that the lists of rules do not tell apart. It returns the class of each,

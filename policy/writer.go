@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // writer collects the parts of an image, each distinct one once. What it returns are offsets within a part's own section;
@@ -13,13 +14,13 @@ import (
 type writer struct {
 	rowList   []imageRow
 	lists     section // of u32: offsets of blocks
-	blocks    section // of u32: offsets of port sets
-	portLists section // of u16
-	portSets  section // of u16
+	blocks    section // of u16: local peer classes
+	portLists section // of u16: local port classes
+	cells     section // of u16
 	rowIndex  map[imageRow]uint16
 }
 
-type imageRow struct{ blocks, ports uint32 }
+type imageRow struct{ blocks, ports, cells, columns uint32 }
 
 // section is a run of bytes with the offsets of what is in it.
 type section struct {
@@ -42,35 +43,30 @@ func (s *section) add(item []byte) uint32 {
 
 // size is the bytes written so far, keys and port classes excepted.
 func (w *writer) size() int {
-	return len(w.rowList)*imageRowSize + len(w.lists.bytes) + len(w.blocks.bytes) + len(w.portLists.bytes) + len(w.portSets.bytes)
+	return len(w.rowList)*imageRowSize + len(w.lists.bytes) + len(w.blocks.bytes) + len(w.portLists.bytes) + len(w.cells.bytes)
 }
 
-func (w *writer) portSet(cells []Cell) uint32 {
-	b := make([]byte, 0, 2*len(cells))
-	for _, c := range cells {
-		b = binary.LittleEndian.AppendUint16(b, uint16(c))
+// wire is values as they stand in an image.
+func wire[T ~uint16](values []T) []byte {
+	b := make([]byte, 0, 2*len(values))
+	for _, v := range values {
+		b = binary.LittleEndian.AppendUint16(b, uint16(v))
 	}
-	return w.portSets.add(b)
+	return b
 }
 
-func (w *writer) block(sets *[imageBlock]uint32) uint32 {
-	b := make([]byte, 0, 4*imageBlock)
-	for _, s := range sets {
-		b = binary.LittleEndian.AppendUint32(b, s)
+// row writes a row: the local class of each peer class and of each port class, and the cells of each pair of these, those
+// of a local peer class one after the other.
+func (w *writer) row(peers, ports []uint16, cells [][]Cell) (uint16, error) {
+	blocks := make([]byte, 0, 4*(len(peers)/imageBlock+1))
+	var block [imageBlock]uint16
+	for first := 0; first < len(peers); first += imageBlock {
+		for i := range block {
+			block[i] = peers[min(first+i, len(peers)-1)]
+		}
+		blocks = binary.LittleEndian.AppendUint32(blocks, w.blocks.add(wire(block[:])))
 	}
-	return w.blocks.add(b)
-}
-
-func (w *writer) row(blocks []uint32, local []uint16) (uint16, error) {
-	b := make([]byte, 0, 4*len(blocks))
-	for _, x := range blocks {
-		b = binary.LittleEndian.AppendUint32(b, x)
-	}
-	p := make([]byte, 0, 2*len(local))
-	for _, l := range local {
-		p = binary.LittleEndian.AppendUint16(p, l)
-	}
-	r := imageRow{w.lists.add(b), w.portLists.add(p)}
+	r := imageRow{w.lists.add(blocks), w.portLists.add(wire(ports)), w.cells.add(wire(slices.Concat(cells...))), uint32(len(cells[0]))}
 	if n, ok := w.rowIndex[r]; ok {
 		return n, nil
 	}
@@ -103,12 +99,12 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	var (
 		offIdentity  = begin(len(identities)*imageIdentitySize, 8)
 		offProtocol  = begin(4*len(protocols), 8)
-		offRow       = begin((len(w.rowList)+1)*imageRowSize, 8)
+		offRow       = begin((len(w.rowList)+1)*imageRowSize, 16)
 		offList      = begin(len(w.lists.bytes), 4)
-		offBlock     = begin(len(w.blocks.bytes), 4)
+		offBlock     = begin(len(w.blocks.bytes), 64)
 		offClass     = begin(2*len(classes), 2)
 		offPortLists = begin(len(w.portLists.bytes), 2)
-		offPortSets  = begin(len(w.portSets.bytes), 2)
+		offCells     = begin(len(w.cells.bytes), 2)
 		offNames     = begin(len(names), 4)
 	)
 	if at = (at + 7) &^ 7; at > math.MaxUint32 {
@@ -136,14 +132,16 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 		e := b[int(offRow)+(i+1)*imageRowSize:]
 		put.PutUint32(e, offList+r.blocks)
 		put.PutUint32(e[4:], offPortLists+r.ports)
+		put.PutUint32(e[8:], offCells+r.cells)
+		put.PutUint32(e[12:], r.columns)
 	}
 	for i, v := range classes {
 		put.PutUint16(b[int(offClass)+2*i:], v)
 	}
 	relocate(b[offList:], w.lists.bytes, offBlock)
-	relocate(b[offBlock:], w.blocks.bytes, offPortSets)
+	copy(b[offBlock:], w.blocks.bytes)
 	copy(b[offPortLists:], w.portLists.bytes)
-	copy(b[offPortSets:], w.portSets.bytes)
+	copy(b[offCells:], w.cells.bytes)
 	copy(b[offNames:], names)
 	put.PutUint32(b[offChecksum:], checksum(b))
 	return b, nil

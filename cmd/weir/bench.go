@@ -18,8 +18,8 @@ func runBench(_ context.Context, args []string, _ io.Reader, stdout, stderr io.W
 	flags.SetOutput(stderr)
 	var o bench.Options
 	var packets uint
-	flags.IntVar(&o.Rounds, "rounds", 25, "interleaved rounds; the minimum of them counts")
-	flags.UintVar(&packets, "packets", 200000, "packets of a round, for each figure")
+	flags.IntVar(&o.Rounds, "rounds", 100, "interleaved rounds; the minimum of them counts")
+	flags.UintVar(&packets, "packets", 65536, "packets of a round, for each figure")
 	asJSON := flags.Bool("json", false, "print JSON")
 	usage := func(w io.Writer) {
 		fmt.Fprint(w, "weir bench measures what the program on the NIC costs: CPU ns per packet under BPF_PROG_TEST_RUN, beside an\n"+
