@@ -9,12 +9,13 @@
 #include "decision.h"
 
 /* d->rule's hits are counted where a rule's verdict is final: its denials anywhere, its allows once per direction. */
-static __always_inline int account(const struct decision *d, const struct packet *p, enum hook hook, enum verdict verdict,
-				   enum reason reason)
+static __always_inline int account(const struct decision *d, const struct packet *p, enum hook hook, __u32 direction,
+				   enum verdict verdict, enum reason reason)
 {
-	__u32 at = ((hook * DIRECTION_COUNT + (d->direction & 1)) * VERDICT_COUNT + verdict) * REASON_COUNT + reason;
+	__u32 at = ((hook * DIRECTION_COUNT + (direction & 1)) * VERDICT_COUNT + verdict) * REASON_COUNT + reason;
 	__u32 rule = d->rule & CELL_RULE;
 	struct counter *counter;
+	__u64 now, interval;
 
 	if (rule && (reason == REASON_ALLOWED || reason == REASON_DENIED_RULE)) {
 		struct rule_hit *hit = bpf_map_lookup_elem(&rule_hits, &rule);
@@ -30,15 +31,13 @@ static __always_inline int account(const struct decision *d, const struct packet
 	counter->packets += p->packets;
 	counter->bytes += p->bytes;
 	/* Passing what weir does not guard is no news, but a test may want to hear of everything. */
-	if (event_interval) {
-		__u64 now = bpf_jiffies64(); /* a load: the verifier inlines it */
-
-		if (verdict == VERDICT_PASS && reason >= REASON_HANDED_UP)
-			return 0;
-		if (now - counter->sampled < event_interval)
-			return 0;
-		counter->sampled = now;
-	}
+	interval = event_interval;
+	if (verdict == VERDICT_PASS && reason >= REASON_HANDED_UP && interval)
+		return 0;
+	now = bpf_jiffies64(); /* a load: the verifier inlines it */
+	if (now - counter->sampled < interval)
+		return 0;
+	counter->sampled = now;
 	return 1;
 }
 
@@ -56,7 +55,7 @@ static __always_inline struct event *event_reserve(const struct decision *d, con
 	e->reason = reason;
 	e->rule = d->rule;
 	e->captured = 0;
-	e->generation = d->generation;
+	e->generation = d->image ? d->image->generation : 0;
 	e->ifindex = ifindex;
 	e->source_identity = address_identity(d->source);
 	e->destination_identity = address_identity(d->destination);

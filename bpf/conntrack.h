@@ -180,7 +180,7 @@ static __noinline int flow_insert(struct decision *d, const struct flow_key *key
 	if (!d || !key)
 		return 0;
 	flow.seen_ns = now_ns(d);
-	flow.image_generation = d->generation;
+	flow.image_generation = d->image->generation;
 	flow.addr_generation = ARRAY_OF(state)->addr_generation;
 	flow.source_tenancy = address_tenancy(source);
 	flow.destination_tenancy = address_tenancy(destination);

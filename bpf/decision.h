@@ -17,9 +17,7 @@ struct decision {
 	__u16 rule;	 /* that decided; 0: none */
 	__u8 direction;	 /* that was judged last */
 	__u8 violation;	 /* enum reason: what observe mode noticed on the way */
-	__u32 generation;
 	__u32 half; /* of the slot, where image is */
-	__u32 pad;
 };
 
 /* Reads the image's slot, once per packet: all stages see one image. 0: there never was one. */
@@ -28,7 +26,6 @@ static __always_inline int decision_open(struct decision *d, void *ctx)
 	d->ctx = ctx;
 	d->half = ARRAY_OF(state)->image;
 	d->image = image_at(d->half);
-	d->generation = d->image->generation;
 	return d->image->magic == IMAGE_MAGIC;
 }
 

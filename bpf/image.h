@@ -7,7 +7,7 @@
  * not what makes them right: the compiler and the checksum do that. policy/image.go is the same layout in Go.
  *
  * The chain (recursive flow classification: Gupta and McKeown, SIGCOMM 1999):
- *   identity                → image_identity {peer class, rows}
+ *   identity                → u16 peer class, and image_subject {rows}: two tables, since all are peers and few are subjects
  *   protocol, port          → image_protocol → u16 port class
  *   row, port class         → u16 port class local to the row
  *   row, peer class / 32    → block;   block, peer class % 32 → peer class local to the row
@@ -30,23 +30,22 @@ struct image_header {
 	__u32 abi;
 	__u32 generation;
 	__u32 size;	  /* bytes in use, the header included */
-	__u32 identities; /* offset of image_identity[identity_count]; number 0 stands for every unknown one */
+	__u32 identities; /* offset of the u16 peer classes[identity_count]; number 0 stands for every unknown one */
 	__u32 identity_count;
 	__u32 protocols; /* offset of image_protocol[256] */
 	__u32 classes;	 /* offset of the u16 port classes that image_protocol.base indexes */
-	__u32 rows;	 /* offset of image_row[row_count]; row 0 is "no policy selects it" and is never read */
+	__u32 rows;	 /* offset of image_row[row_count]; the first stands for none and is never read */
 	__u32 row_count;
 	__u32 keys; /* offset and length of what only user space reads: the names of the numbers */
 	__u32 keys_len;
 	__u32 checksum; /* CRC-32C of bytes 0..size with this field 0 */
-	__u32 reserved[3];
+	__u32 subjects; /* offset of image_subject[identity_count] */
+	__u32 reserved[2];
 };
 _Static_assert(sizeof(struct image_header) == 64, "image_header is ABI");
 
-struct image_identity {
-	__u16 peer_class;
-	__u16 rows[DIRECTION_COUNT]; /* by enum direction; 0: not isolated, or no pod of this node has the identity */
-	__u16 reserved;
+struct image_subject {
+	__u32 rows[DIRECTION_COUNT]; /* by enum direction: offset of an image_row; 0: not isolated, or not of this node */
 };
 
 /* Port class of (protocol, port) = classes[base + (port & mask)]. ICMP: port is the type. Others: mask 0. */

@@ -44,9 +44,9 @@ __noinline int service_judge(const struct service *service, __u32 row, __u32 pro
 	/* No branch inside: the verifier would walk 2^MAX_BACKENDS ways through it. */
 	for (i = 0; i < MAX_BACKENDS && i < count; i++) {
 		const struct backend *backend = &service->backends[i];
-		__u64 peer = image_identity(image, backend->identity);
+		__u16 peer = image_peer_class(image, backend->identity);
 		__u16 class = image_port_class(image, protocol, backend->port);
-		__u32 allow = image_cell(image, row, identity_class(peer), class) / CELL_ALLOW & 1;
+		__u32 allow = image_cell(image, row, peer, class) / CELL_ALLOW & 1;
 
 		admitted += allow;
 		host_refused |= backend->flags & BACKEND_HOST & ~allow;
@@ -65,31 +65,28 @@ __noinline int service_judge(const struct service *service, __u32 row, __u32 pro
  */
 static __noinline int image_admits(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination)
 {
-	__u64 from, to;
-	__u16 row;
+	__u32 from = address_identity(source), to = address_identity(destination), row;
 	const struct image_header *image;
 	__u16 class;
 
 	if (!d || !key || !d->image)
 		return 0;
 	image = d->image;
-	from = image_identity(image, address_identity(source));
-	to = image_identity(image, address_identity(destination));
 	class = image_port_class(image, key->protocol, key->dport);
-	row = identity_row(from, DIRECTION_EGRESS);
+	row = image_row_of(image, from, DIRECTION_EGRESS);
 	if (address_kind(source) == ADDRESS_LOCAL_POD && row) {
 		struct service *service = service_find(key->daddr, key->dport, key->protocol);
 
 		if (service) {
 			if (service_judge(service, row, key->protocol, d->half) == BACKENDS_NONE)
 				return 0;
-		} else if (!(image_cell(image, row, identity_class(to), class) & CELL_ALLOW)) {
+		} else if (!(image_cell(image, row, image_peer_class(image, to), class) & CELL_ALLOW)) {
 			return 0;
 		}
 	}
-	row = identity_row(to, DIRECTION_INGRESS);
+	row = image_row_of(image, to, DIRECTION_INGRESS);
 	if (address_kind(destination) == ADDRESS_LOCAL_POD && row &&
-	    !(image_cell(image, row, identity_class(from), class) & CELL_ALLOW))
+	    !(image_cell(image, row, image_peer_class(image, from), class) & CELL_ALLOW))
 		return 0;
 	return 1;
 }
@@ -98,11 +95,11 @@ static __noinline int image_admits(const struct decision *d, const struct flow_k
 static __always_inline int flow_holds(const struct decision *d, struct flow *flow, const struct flow_key *key, __u64 source,
 				      __u64 destination)
 {
-	if (flow->image_generation == d->generation && flow->addr_generation == ARRAY_OF(state)->addr_generation)
+	if (flow->image_generation == d->image->generation && flow->addr_generation == ARRAY_OF(state)->addr_generation)
 		return 1;
 	if (!image_admits(d, key, source, destination))
 		return 0;
-	flow->image_generation = d->generation;
+	flow->image_generation = d->image->generation;
 	flow->addr_generation = ARRAY_OF(state)->addr_generation;
 	return 1;
 }
@@ -277,8 +274,8 @@ struct subject {
  */
 static __always_inline enum reason judge(struct decision *d, struct packet *p, const struct subject *s, __u32 peer)
 {
-	__u16 row = identity_row(image_identity(d->image, s->identity), s->direction), cell;
-	__u64 other;
+	__u32 row = image_row_of(d->image, s->identity, s->direction);
+	__u16 cell;
 	enum reason denied;
 	int answer;
 
@@ -300,8 +297,7 @@ static __always_inline enum reason judge(struct decision *d, struct packet *p, c
 			return flow_answers(d, p, s->from_peer) == FLOW_REPLY ? REASON_REPLY : REASON_DENIED_SERVICE;
 		}
 	}
-	other = image_identity(d->image, peer);
-	cell = image_cell(d->image, row, identity_class(other), image_port_class(d->image, p->protocol, p->dport));
+	cell = image_cell(d->image, row, image_peer_class(d->image, peer), image_port_class(d->image, p->protocol, p->dport));
 	d->rule = cell & CELL_RULE;
 	if (cell & CELL_ALLOW)
 		return d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;

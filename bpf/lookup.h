@@ -27,22 +27,21 @@ static __always_inline const struct image_header *image_at(__u32 half)
 	return (const void *)ARRAY_OF(policy) + (half & 1) * ((__u64)image_mask8 + 8);
 }
 
-/* struct image_identity as one 8-byte load, taken apart by shifts: as a struct in memory the verifier lost track of it. */
-static __always_inline __u64 image_identity(const struct image_header *image, __u32 identity)
+static __always_inline __u32 image_known(const struct image_header *image, __u32 identity)
 {
-	if (identity >= image->identity_count)
-		identity = 0;
-	return image_u64(image, image->identities + identity * sizeof(__u64));
+	return identity < image->identity_count ? identity : 0;
 }
 
-static __always_inline __u16 identity_class(__u64 identity)
+static __always_inline __u16 image_peer_class(const struct image_header *image, __u32 identity)
 {
-	return identity;
+	return image_u16(image, image->identities + image_known(image, identity) * sizeof(__u16));
 }
 
-static __always_inline __u16 identity_row(__u64 identity, __u32 direction)
+/* Where the row of a local pod's identity is; 0: no policy selects it. */
+static __always_inline __u32 image_row_of(const struct image_header *image, __u32 identity, __u32 direction)
 {
-	return identity >> (16 + 16 * (direction & 1));
+	return image_u32(image, image->subjects + image_known(image, identity) * sizeof(struct image_subject) +
+				(direction & 1) * sizeof(__u32));
 }
 
 static __always_inline __u16 image_port_class(const struct image_header *image, __u8 protocol, __u16 port)
@@ -54,10 +53,9 @@ static __always_inline __u16 image_port_class(const struct image_header *image, 
 }
 
 /* The cell of row (not 0) for a peer class and a port class. */
-static __always_inline __u16 image_cell(const struct image_header *image, __u16 row, __u16 peer, __u16 port_class)
+static __always_inline __u16 image_cell(const struct image_header *image, __u32 row, __u16 peer, __u16 port_class)
 {
-	__u32 at = image->rows + row * sizeof(struct image_row);
-	__u64 lists = image_u64(image, at), table = image_u64(image, at + sizeof(__u64));
+	__u64 lists = image_u64(image, row), table = image_u64(image, row + sizeof(__u64));
 	__u32 block = image_u32(image, (__u32)lists + peer / IMAGE_BLOCK * sizeof(__u32));
 	__u32 column = image_u16(image, (lists >> 32) + port_class * sizeof(__u16));
 	__u32 local = image_u16(image, block + peer % IMAGE_BLOCK * sizeof(__u16));

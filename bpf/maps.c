@@ -29,7 +29,7 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 /* Types that no map names, and enums, are emitted for these members. */
 struct exported {
 	struct image_header header;
-	struct image_identity identity;
+	struct image_subject subject;
 	struct image_protocol protocol;
 	struct image_row row;
 	struct event event;

@@ -107,13 +107,12 @@ type mapsExported struct {
 		Keys          uint32
 		KeysLen       uint32
 		Checksum      uint32
-		Reserved      [3]uint32
+		Subjects      uint32
+		Reserved      [2]uint32
 	}
-	Identity struct {
-		_         structs.HostLayout
-		PeerClass uint16
-		Rows      [2]uint16
-		Reserved  uint16
+	Subject struct {
+		_    structs.HostLayout
+		Rows [2]uint32
 	}
 	Protocol struct {
 		_    structs.HostLayout
@@ -254,14 +253,8 @@ type mapsImageHeader struct {
 	Keys          uint32
 	KeysLen       uint32
 	Checksum      uint32
-	Reserved      [3]uint32
-}
-
-type mapsImageIdentity struct {
-	_         structs.HostLayout
-	PeerClass uint16
-	Rows      [2]uint16
-	Reserved  uint16
+	Subjects      uint32
+	Reserved      [2]uint32
 }
 
 type mapsImageProtocol struct {
@@ -276,6 +269,11 @@ type mapsImageRow struct {
 	Ports   uint32
 	Cells   uint32
 	Columns uint32
+}
+
+type mapsImageSubject struct {
+	_    structs.HostLayout
+	Rows [2]uint32
 }
 
 type mapsNode struct {

@@ -42,8 +42,8 @@ static __noinline int flow_record(struct decision *d, const struct packet *p, __
 		return 0;
 	flow = flow_find(d, &key, d->source, d->destination, &assured);
 	if (flow) {
-		if (flow->image_generation != d->generation)
-			flow->image_generation = d->generation;
+		if (flow->image_generation != d->image->generation)
+			flow->image_generation = d->image->generation;
 		if (flow->addr_generation != ARRAY_OF(state)->addr_generation)
 			flow->addr_generation = ARRAY_OF(state)->addr_generation;
 		flow_touch(flow, p, FLOW_FIN_FORWARD, now_ns(d));
@@ -68,7 +68,7 @@ static __noinline int flow_record(struct decision *d, const struct packet *p, __
  * Need flow_record look at p at all? against and along are the pod's rows in the direction of p's replies and in p's own:
  * a TCP or SCTP flow needs no memory for the latter's sake unless it may be older than isolation.
  */
-static __always_inline int flow_concerns(struct decision *d, const struct packet *p, __u32 slot, __u16 against, __u16 along)
+static __always_inline int flow_concerns(struct decision *d, const struct packet *p, __u32 slot, __u32 against, __u32 along)
 {
 	if (against)
 		return 1;

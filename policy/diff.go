@@ -174,7 +174,7 @@ func peerPairs(old, now *Compiled) map[[2]uint16][]pair {
 		p := pair{old.covering(prefix).Identity, now.covering(prefix).Identity}
 		if !seen[p] {
 			seen[p] = true
-			class := [2]uint16{old.Image.u16(old.Image.identity(p.old)), now.Image.u16(now.Image.identity(p.now))}
+			class := [2]uint16{old.Image.peerClass(p.old), now.Image.peerClass(p.now)}
 			pairs[class] = append(pairs[class], p)
 		}
 	}

@@ -13,9 +13,11 @@
 //	   0  magic "WEIR"        4  ABI                8  generation        12  size, the header included
 //	  16  → identities       20  identity count    24  → protocols      28  → port classes
 //	  32  → rows             36  row count         40  → keys           44  length of keys
-//	  48  CRC-32C of all bytes, this field 0       52  reserved, three
-//	identities  {u16 peer class, u16 row at ingress, u16 row at egress, u16 reserved}, by number; an undefined number,
-//	            and every number past the end, is number 0: unknown, which only what matches everything matches
+//	  48  CRC-32C of all bytes, this field 0       52  → subjects      56  reserved, two
+//	identities  u16 peer class, by number; an undefined number, and every number past the end, is number 0: unknown, which
+//	            only what matches everything matches
+//	subjects    {u32 → row at ingress, u32 → row at egress}, by identity number; 0: no policy selects it, or no pod of this
+//	            node has it
 //	protocols   256 × {u32 base, u32 mask}: the port class of a port is classes[base + (port & mask)]
 //	classes     u16; ports that no rule tells apart are one class. For ICMP the port is the type; a protocol that no rule
 //	            names has mask 0 and one class

@@ -18,7 +18,8 @@ const (
 	ImageABI   = 1
 
 	imageHeaderSize   = 64
-	imageIdentitySize = 8
+	imageIdentitySize = 2
+	imageSubjectSize  = 8
 	imageProtocolSize = 8
 	imageRowSize      = 16
 	imageBlock        = 32
@@ -36,6 +37,7 @@ const (
 	offKeys          = 40
 	offKeysLen       = 44
 	offChecksum      = 48
+	offSubjects      = 52
 )
 
 // Cell is a verdict and the rule that decided it.
@@ -129,15 +131,14 @@ func (img *Image) Rows() int { return int(img.u32(offRowCount)) }
 // peer: the very chain of loads that the kernel does. Port is the destination port of the first packet (of the peer at
 // egress, of the subject at ingress), or the ICMP type. What no policy selects is allowed by rule 0.
 func (img *Image) Lookup(dir Direction, subject, peer uint32, protocol uint8, port uint16) Cell {
-	row := uint32(img.row(dir, subject))
+	row := img.row(dir, subject)
 	if row == 0 {
 		return cell(true, 0)
 	}
-	row = img.u32(offRows) + row*imageRowSize
 	proto := img.u32(offProtocols) + uint32(protocol)*imageProtocolSize
 	class := img.u16(img.u32(offClasses) + 2*(img.u32(proto)+(uint32(port)&img.u32(proto+4))))
 	local := img.u16(img.u32(row+4) + 2*uint32(class))
-	peerClass := uint32(img.u16(img.identity(peer)))
+	peerClass := uint32(img.peerClass(peer))
 	block := img.u32(img.u32(row) + peerClass/imageBlock*4)
 	group := img.u16(block + peerClass%imageBlock*2)
 	return Cell(img.u16(img.u32(row+8) + 2*(uint32(group)*img.u32(row+12)+uint32(local))))
@@ -146,16 +147,21 @@ func (img *Image) Lookup(dir Direction, subject, peer uint32, protocol uint8, po
 // Policed says whether some policy of this node selects the pods of identity subject in direction dir.
 func (img *Image) Policed(dir Direction, subject uint32) bool { return img.row(dir, subject) != 0 }
 
-func (img *Image) row(dir Direction, subject uint32) uint16 {
-	return img.u16(img.identity(subject) + 2 + 2*uint32(dir&1))
+// row is the offset of a row; 0 stands for none.
+func (img *Image) row(dir Direction, subject uint32) uint32 {
+	return img.u32(img.u32(offSubjects) + img.identity(subject)*imageSubjectSize + 4*uint32(dir&1))
 }
 
-// identity is the offset of an identity's entry.
+func (img *Image) peerClass(number uint32) uint16 {
+	return img.u16(img.u32(offIdentities) + img.identity(number)*imageIdentitySize)
+}
+
+// identity is number if it is defined, and that of the unknown if not.
 func (img *Image) identity(number uint32) uint32 {
 	if number >= img.u32(offIdentityCount) {
-		number = 0
+		return 0
 	}
-	return img.u32(offIdentities) + number*imageIdentitySize
+	return number
 }
 
 func (img *Image) u16(off uint32) uint16 { return binary.LittleEndian.Uint16(img.bytes[off:]) }
@@ -179,7 +185,8 @@ func (img *Image) check() error {
 		return fmt.Errorf("identity_count %d, row_count %d: neither may be 0", identities, rows)
 	}
 	if err := errors.Join(
-		img.span("identities", img.u32(offIdentities), uint64(identities), imageIdentitySize, 8),
+		img.span("identities", img.u32(offIdentities), uint64(identities), imageIdentitySize, 2),
+		img.span("subjects", img.u32(offSubjects), uint64(identities), imageSubjectSize, 8),
 		img.span("protocols", img.u32(offProtocols), 256, imageProtocolSize, 8),
 		img.span("rows", img.u32(offRows), uint64(rows), imageRowSize, 8),
 		img.span("keys", img.u32(offKeys), uint64(img.u32(offKeysLen)), 1, 1),
@@ -188,11 +195,11 @@ func (img *Image) check() error {
 	}
 	maxPeer := uint16(0)
 	for i := range identities {
-		at := img.identity(i)
-		maxPeer = max(maxPeer, img.u16(at))
-		for dir := range uint32(2) {
-			if row := img.u16(at + 2 + 2*dir); uint32(row) >= rows {
-				return fmt.Errorf("identities: number %d has row %d of %d", i, row, rows)
+		maxPeer = max(maxPeer, img.peerClass(i))
+		for _, dir := range []Direction{Ingress, Egress} {
+			row, first := img.row(dir, i), img.u32(offRows)
+			if row != 0 && (row <= first || row >= first+rows*imageRowSize || (row-first)%imageRowSize != 0) {
+				return fmt.Errorf("subjects: number %d has a row at offset %d, which is none of the %d", i, row, rows)
 			}
 		}
 	}

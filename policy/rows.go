@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// imageIdentity is an identity's entry in the image.
+// imageIdentity is what the image says of an identity; row 0 is none.
 type imageIdentity struct {
 	peerClass uint16
 	rows      [2]uint16

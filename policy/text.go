@@ -123,7 +123,7 @@ func (img *Image) writeRow(w io.Writer, dir Direction, subject uint32, runs []Po
 	byText := map[string]*group{}
 	for i := range img.keys.Identities {
 		peer := img.keys.Identities[i].Number
-		class := img.u16(img.identity(peer))
+		class := img.peerClass(peer)
 		g := byClass[class]
 		if g == nil {
 			text := img.cellText(dir, subject, peer, runs)

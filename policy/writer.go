@@ -98,6 +98,7 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	}
 	var (
 		offIdentity  = begin(len(identities)*imageIdentitySize, 8)
+		offSubject   = begin(len(identities)*imageSubjectSize, 8)
 		offProtocol  = begin(4*len(protocols), 8)
 		offRow       = begin((len(w.rowList)+1)*imageRowSize, 16)
 		offList      = begin(len(w.lists.bytes), 4)
@@ -114,16 +115,18 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	put := binary.LittleEndian
 	for _, f := range []struct{ off, value uint32 }{
 		{offMagic, ImageMagic}, {offABI, ImageABI}, {offGeneration, generation}, {offSize, uint32(at)},
-		{offIdentities, offIdentity}, {offIdentityCount, uint32(len(identities))}, {offProtocols, offProtocol}, {offClasses, offClass},
+		{offIdentities, offIdentity}, {offSubjects, offSubject}, {offIdentityCount, uint32(len(identities))}, {offProtocols, offProtocol}, {offClasses, offClass},
 		{offRows, offRow}, {offRowCount, uint32(len(w.rowList) + 1)}, {offKeys, offNames}, {offKeysLen, uint32(len(names))},
 	} {
 		put.PutUint32(b[f.off:], f.value)
 	}
 	for i, id := range identities {
-		e := b[int(offIdentity)+i*imageIdentitySize:]
-		put.PutUint16(e, id.peerClass)
-		put.PutUint16(e[2:], id.rows[Ingress])
-		put.PutUint16(e[4:], id.rows[Egress])
+		put.PutUint16(b[int(offIdentity)+i*imageIdentitySize:], id.peerClass)
+		for dir, row := range id.rows {
+			if row != 0 {
+				put.PutUint32(b[int(offSubject)+i*imageSubjectSize+4*dir:], offRow+uint32(row)*imageRowSize)
+			}
+		}
 	}
 	for i, v := range protocols {
 		put.PutUint32(b[int(offProtocol)+4*i:], v)

@@ -115,13 +115,14 @@ int pod_tx(struct __sk_buff *skb)
 static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
 	__u32 slot = skb->tc_index - 1;
-	__u16 row, peer, cell;
+	__u16 peer, cell;
+	__u32 row;
 
 	skb->tc_index = 0; /* an encapsulated skb passes the NIC's program again, with other addresses */
 	row = row_of(d, ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].identity, DIRECTION_EGRESS);
 	if (!row)
 		return REASON_NOT_ISOLATED;
-	peer = identity_class(image_identity(d->image, address_identity(d->destination)));
+	peer = image_peer_class(d->image, address_identity(d->destination));
 	cell = image_cell(d->image, row, peer, image_port_class(d->image, p->protocol, p->dport));
 	d->direction = DIRECTION_EGRESS;
 	d->rule = cell & CELL_RULE;

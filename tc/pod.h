@@ -88,9 +88,9 @@ static __always_inline volatile struct endpoint *endpoint_of(__u32 ifindex, __u3
 	return ARRAY_OF(endpoints) + (*slot & (MAX_ENDPOINTS - 1));
 }
 
-static __always_inline __u16 row_of(const struct decision *d, __u32 identity, enum direction direction)
+static __always_inline __u32 row_of(const struct decision *d, __u32 identity, enum direction direction)
 {
-	return identity_row(image_identity(d->image, identity), direction);
+	return image_row_of(d->image, identity, direction);
 }
 
 /* What is not IPv4 cannot be judged: it passes only where no policy asks. */

@@ -41,7 +41,7 @@ static __always_inline int skb_exit(struct __sk_buff *skb, const struct decision
 
 	if (reason == REASON_UNKNOWN_ENDPOINT && !unknown_endpoint_drop)
 		verdict = VERDICT_PASS;
-	if (account(d, p, hook, verdict, reason))
+	if (account(d, p, hook, d->direction, verdict, reason))
 		skb_tell(skb, d, p, hook, verdict, reason);
 	return verdict == VERDICT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }

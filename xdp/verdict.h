@@ -49,7 +49,7 @@ static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d
 static __always_inline void underlay_count(struct xdp_md *ctx, const struct decision *d, const struct packet *p,
 					   enum verdict verdict, enum reason reason)
 {
-	if (account(d, p, HOOK_UNDERLAY_RX, verdict, reason))
+	if (account(d, p, HOOK_UNDERLAY_RX, DIRECTION_INGRESS, verdict, reason))
 		underlay_tell(ctx, d, p, verdict, reason);
 }
 
