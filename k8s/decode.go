@@ -42,9 +42,7 @@ func decode(files []file) (*Objects, error) {
 	for _, f := range files {
 		d.file(f)
 	}
-	if len(d.problems) == 0 {
-		d.problems = d.objects.conflicts()
-	}
+	d.problems = append(d.problems, d.objects.conflicts()...)
 	if len(d.problems) > 0 {
 		return nil, errors.Join(d.problems...)
 	}
@@ -56,6 +54,7 @@ type decoder struct {
 	kinds    map[string]kind
 	seen     map[string]Origin // of an object's name
 	fields   fieldCache
+	blankEnd bool // the document being decoded ends in a blank value
 	problems []error
 }
 
@@ -86,10 +85,27 @@ func (d *decoder) file(f file) {
 		} else if err := strictjson.UnmarshalCaseSensitivePreserveInts(converted, &tree); err != nil {
 			c.bad("", "%s", err)
 		} else {
+			d.blankEnd = endsBlank(doc.data)
 			d.object(tree, origin, "", "")
+			d.blankEnd = false
 		}
 		d.problems = append(d.problems, c.problems...)
 	}
+}
+
+// endsBlank says whether the last thing in a document is a field or an item without a value.
+func endsBlank(doc []byte) bool {
+	lines := strings.Split(string(doc), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		line := strings.TrimSpace(lines[i])
+		if at := strings.Index(line, " #"); at >= 0 {
+			line = strings.TrimSpace(line[:at])
+		}
+		if line != "" && line[0] != '#' {
+			return strings.HasSuffix(line, ":") || line == "-" || strings.HasSuffix(line, " -")
+		}
+	}
+	return false
 }
 
 func (d *decoder) jsonFile(name string, data []byte) {
@@ -223,10 +239,16 @@ func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) 
 		return
 	}
 	object := k.make()
-	if _, has := root["spec"]; k.name == "NetworkPolicy" && !has {
+	if k.name == "NetworkPolicy" && root["spec"] == nil {
 		c.bad("spec", "missing; write spec: {podSelector: {}} to isolate every pod of the namespace")
 	}
-	c.shape(root, reflect.TypeOf(object), "", k.strict)
+	strict := k.strict
+	if k.nulls && !d.blankEnd {
+		strict = nil
+	}
+	if len(c.problems) == 0 {
+		c.shape(root, reflect.TypeOf(object), "", strict)
+	}
 	if len(c.problems) > 0 {
 		return
 	}

@@ -105,7 +105,11 @@ type kind struct {
 	make       func() metav1.Object          // an empty object to decode into
 	keep       func(*Objects, metav1.Object) // adds a decoded object to the set
 	check      func(*checker, metav1.Object) // validates it on its own; may be nil
-	strict     []string                      // fields below which null is refused
+	// strict are the fields below which null is refused: by the API server too if nulls is false. Where it takes null for
+	// nothing, a document that ends in a blank value is refused all the same: half of one looks so, and "from:" without a
+	// list admits everyone.
+	strict []string
+	nulls  bool
 }
 
 func kinds() []kind {
@@ -135,7 +139,7 @@ func kinds() []kind {
 				o.EndpointSlices = append(o.EndpointSlices, x.(*discoveryv1.EndpointSlice))
 			},
 			check: func(c *checker, x metav1.Object) { c.endpointSlice(x.(*discoveryv1.EndpointSlice)) }},
-		{name: "NetworkPolicy", apiVersion: "networking.k8s.io/v1", namespaced: true, strict: []string{"spec"},
+		{name: "NetworkPolicy", apiVersion: "networking.k8s.io/v1", namespaced: true, strict: []string{"spec"}, nulls: true,
 			make: func() metav1.Object { return new(networkingv1.NetworkPolicy) },
 			keep: func(o *Objects, x metav1.Object) {
 				o.NetworkPolicies = append(o.NetworkPolicies, x.(*networkingv1.NetworkPolicy))

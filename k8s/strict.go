@@ -27,8 +27,7 @@ func (c *checker) bad(path, format string, args ...any) {
 }
 
 // shape compares a JSON tree with the Go type it is to be decoded into and names each field that the type does not have
-// and each value of a wrong type, by its full path. strict are the fields below which null is refused: there a blank value
-// is a line that somebody meant to go on writing, and "from:" without a list would admit everyone.
+// and each value of a wrong type, by its full path. strict are the fields below which null is refused.
 func (c *checker) shape(tree any, t reflect.Type, path string, strict []string) {
 	if tree == nil {
 		if under(path, strict) {

@@ -69,7 +69,7 @@ func (o *Oracle) networkPeer(p *networkingv1.NetworkPolicy, peer networkingv1.Ne
 		if o.options.IPBlockCilium && !o.world(s.peer) {
 			return false
 		}
-		return inCIDR(s.peer.Addr, peer.IPBlock.CIDR, peer.IPBlock.Except)
+		return o.inBlock(s.peer, peer.IPBlock)
 	}
 	if s.peer.Pod == nil || (peer.PodSelector == nil && peer.NamespaceSelector == nil) {
 		return false // Selectors select pods, the empty ones too.
@@ -82,6 +82,27 @@ func (o *Oracle) networkPeer(p *networkingv1.NetworkPolicy, peer networkingv1.Ne
 		return false
 	}
 	return peer.PodSelector == nil || matches(peer.PodSelector, s.peer.Pod.Labels)
+}
+
+// inBlock says that a party is in a block. A node speaks from several addresses, and its InternalIPs stand for all of them:
+// any of them in the block is enough, any in a hole too much.
+func (o *Oracle) inBlock(p Party, block *networkingv1.IPBlock) bool {
+	addrs := []netip.Addr{p.Addr}
+	if p.Node != "" {
+		for _, a := range o.underlay[p.Node] {
+			if a.Is4() == p.Addr.Is4() {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	in := false
+	for _, a := range addrs {
+		in = in || inCIDR(a, block.CIDR, nil)
+		if slices.ContainsFunc(block.Except, func(hole string) bool { return inCIDR(a, hole, nil) }) {
+			return false
+		}
+	}
+	return in
 }
 
 // inCIDR says that addr is in cidr and in none of except. Host bits are masked off.

@@ -71,6 +71,7 @@ type Oracle struct {
 	options    Options
 	namespaces map[string]map[string]string // name → labels
 	owners     map[netip.Addr]Party         // of pods' addresses and nodes' InternalIPs
+	underlay   map[string][]netip.Addr      // node → its InternalIPs
 	podCIDRs   []netip.Prefix
 	apiAddrs   map[netip.Addr]bool // the Kubernetes API is served from
 	apiNodes   map[string]bool     // a node that has one of them
@@ -78,7 +79,7 @@ type Oracle struct {
 
 // New reads what objects say about namespaces, nodes and the API server; policies are read anew for every packet.
 func New(objects *k8s.Objects, options Options) *Oracle {
-	o := &Oracle{objects: objects, options: options, namespaces: map[string]map[string]string{},
+	o := &Oracle{objects: objects, options: options, namespaces: map[string]map[string]string{}, underlay: map[string][]netip.Addr{},
 		owners: map[netip.Addr]Party{}, apiAddrs: map[netip.Addr]bool{}, apiNodes: map[string]bool{}}
 	for _, n := range objects.Namespaces {
 		o.namespaces[n.Name] = n.Labels
@@ -105,13 +106,19 @@ func New(objects *k8s.Objects, options Options) *Oracle {
 				o.podCIDRs = append(o.podCIDRs, prefix)
 			}
 		}
-		addrs := []string{n.Annotations["flannel.alpha.coreos.com/public-ip"], n.Annotations["flannel.alpha.coreos.com/public-ip-overwrite"]}
+		var addrs []string
+		for _, key := range []string{"public-ip", "public-ip-overwrite", "public-ipv6", "public-ipv6-overwrite"} {
+			addrs = append(addrs, n.Annotations["flannel.alpha.coreos.com/"+key])
+		}
 		for _, a := range n.Status.Addresses {
-			addrs = append(addrs, a.Address)
+			if a.Type == corev1.NodeInternalIP {
+				addrs = append(addrs, a.Address)
+			}
 		}
 		for _, text := range addrs {
 			if addr, err := netip.ParseAddr(text); err == nil {
 				o.owners[addr.Unmap()] = Party{Node: n.Name, Addr: addr.Unmap()}
+				o.underlay[n.Name] = append(o.underlay[n.Name], addr.Unmap())
 				o.apiNodes[n.Name] = o.apiNodes[n.Name] || o.apiAddrs[addr]
 			}
 		}
