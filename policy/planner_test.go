@@ -166,12 +166,11 @@ func checkTransition(t *testing.T, r *rand.Rand, k *kernel, from, to *Model, pla
 				continue
 			}
 			for _, peer := range probeAddrs(to) {
-				subject := pod.Addrs[0]
-				if i := slices.IndexFunc(pod.Addrs, func(a netip.Addr) bool { return a.Is4() == peer.Is4() }); i < 0 {
+				i := slices.IndexFunc(pod.Addrs, func(a netip.Addr) bool { return a.Is4() == peer.Is4() })
+				if i < 0 {
 					continue
-				} else {
-					subject = pod.Addrs[i]
 				}
+				subject := pod.Addrs[i]
 				dir, protocol, port := Direction(r.IntN(2)), pick(r, probeProtocols), uint16(r.IntN(110))
 				got := k.image.Lookup(dir, table.Address(subject).Identity, table.Address(peer).Identity, protocol, port).Allow()
 				old, alternative, exact := false, false, stays(subject, from, to) && stays(peer, from, to)

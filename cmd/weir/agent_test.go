@@ -80,28 +80,6 @@ func TestAgentConfigIsRefusedByName(t *testing.T) {
 	}
 }
 
-func TestEveryVerbHelps(t *testing.T) {
-	for _, v := range verbs() {
-		if v.name == "version" {
-			continue
-		}
-		var stdout, stderr bytes.Buffer
-		if code := run(context.Background(), []string{v.name, "--help"}, nil, &stdout, &stderr); code != exitFine {
-			t.Errorf("weir %s --help: exit %d", v.name, code)
-		}
-		if !strings.Contains(stdout.String()+stderr.String(), "Usage: weir "+v.name) {
-			t.Errorf("weir %s --help: stdout %q, stderr %q", v.name, stdout.String(), stderr.String())
-		}
-	}
-	var stdout, stderr bytes.Buffer
-	if code := run(context.Background(), []string{"frobnicate"}, nil, &stdout, &stderr); code != exitUsage || !strings.Contains(stderr.String(), `"frobnicate"`) {
-		t.Errorf("an unknown verb: exit %d, %s", code, stderr.String())
-	}
-	if code := run(context.Background(), []string{"agent", "cleanup", "--pin-path", "/sys/fs/bpf/weir-was-never-here"}, nil, &stdout, &stderr); code != exitFine {
-		t.Errorf("cleanup of nothing: exit %d, %s", code, stderr.String())
-	}
-}
-
 // oneAgent is a lab whose first node runs an agent that detects what it can.
 type oneAgent struct {
 	*testing.T

@@ -53,12 +53,12 @@ func startAgent(l *lab.Lab, n *lab.Node, flags ...string) (*nodeAgent, error) {
 func (a *nodeAgent) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	last := errors.New("no answer yet")
 	for {
-		var body string
-		if body, last = a.get(ctx, "/readyz"); last == nil {
+		body, last := a.get(ctx, "/readyz")
+		if last == nil {
 			return nil
-		} else if body != "" {
+		}
+		if body != "" {
 			last = fmt.Errorf("%w: %s", last, strings.TrimSpace(body))
 		}
 		select {

@@ -28,3 +28,18 @@ func TestHelpIsOutputAndMistakesAreNot(t *testing.T) {
 		}
 	}
 }
+
+func TestAnUnknownVerbIsNamed(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"frobnicate"}, nil, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), `"frobnicate"`) {
+		t.Errorf("exit %d, %s", code, &errs)
+	}
+}
+
+func TestCleanupOfNothing(t *testing.T) {
+	var out, errs bytes.Buffer
+	code := run(t.Context(), []string{"agent", "cleanup", "--pin-path", "/sys/fs/bpf/weir-was-never-here"}, nil, &out, &errs)
+	if code != exitFine || out.Len()+errs.Len() > 0 {
+		t.Errorf("exit %d, %s%s", code, &out, &errs)
+	}
+}

@@ -15,7 +15,7 @@ const (
 	subsystem  = 10
 	batchBegin = 0x10
 	batchEnd   = 0x11
-	newTable   = subsystem<<8 | 0
+	newTable   = subsystem << 8
 	newChain   = subsystem<<8 | 3
 	newRule    = subsystem<<8 | 6
 	nested     = 0x8000
