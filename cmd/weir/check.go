@@ -82,13 +82,18 @@ func runCheck(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 	for _, j := range run.judges {
 		err = errors.Join(err, j.Close())
 	}
+	return run.code(err)
+}
+
+// code is the exit code of a run that ended with err, which it tells.
+func (r *checkRun) code(err error) int {
 	switch {
 	case err != nil:
-		run.complain(err)
+		r.complain(err)
 		return checkUnanswer
-	case run.unfit:
+	case r.unfit:
 		return checkUnanswer
-	case run.differs:
+	case r.differs:
 		return checkDiffers
 	}
 	return checkFine

@@ -17,42 +17,39 @@ import (
 	"github.com/weirnet/weir/policy"
 )
 
-// kernelJudge runs the real programs. Each node that a packet crosses has a simulator with that node's tables; the packet
-// passes the hooks there in the order in which it would meet them, and each node sees the whole chunk before the next.
+// kernelJudge runs the real programs, on the tables of one node after the other: the packet passes the hooks there in the
+// order in which it would meet them, and each node sees the whole chunk before the next.
 type kernelJudge struct {
-	brain      *brain
-	knobs      bpf.Knobs
-	simulators map[string]*simulated
+	brain     *brain
+	knobs     bpf.Knobs
+	simulator *simulated // nil before the first question
 }
 
-// simulated is one node's simulator and the source ports it has seen.
+// simulated is the simulator, the node that it is now, and the source ports that it has seen as this node.
 type simulated struct {
 	*loader.Simulator
 	tables *nodeTables
 	nonce  uint16
 }
 
-// maxSimulators bounds the memory that simulators take: each has flow tables and two images.
-const maxSimulators = 8
-
 // firstNonce is the first source port, or echo id. Each probe has another one, so that no flow of an earlier probe can be
 // taken for its own; the tables are emptied when they run out, and before a probe whose destination port is one of them.
 const firstNonce = 49152
 
 func newKernelJudge(b *brain) *kernelJudge {
-	return &kernelJudge{brain: b, knobs: bpf.DefaultKnobs(), simulators: map[string]*simulated{}}
+	return &kernelJudge{brain: b, knobs: bpf.DefaultKnobs()}
 }
 
 func (j *kernelJudge) name() string { return "kernel" }
 
-// Close releases the simulators.
+// Close releases the simulator.
 func (j *kernelJudge) Close() error {
-	var err error
-	for _, s := range j.simulators {
-		err = errors.Join(err, s.Close())
+	if j.simulator == nil {
+		return nil
 	}
-	clear(j.simulators)
-	return err
+	s := j.simulator
+	j.simulator = nil
+	return s.Close()
 }
 
 func (j *kernelJudge) judge(ctx context.Context, questions []*question) ([]answer, error) {
@@ -69,7 +66,7 @@ func (j *kernelJudge) judge(ctx context.Context, questions []*question) ([]answe
 	}
 	slices.Sort(nodes)
 	for _, node := range nodes {
-		s, err := j.simulator(node)
+		s, err := j.become(node)
 		if err != nil {
 			return nil, err
 		}
@@ -97,27 +94,43 @@ func (q *question) podNodes() []string {
 	return nodes
 }
 
-func (j *kernelJudge) simulator(node string) (*simulated, error) {
-	if s := j.simulators[node]; s != nil {
-		return s, nil
-	}
-	if len(j.simulators) >= maxSimulators {
-		if err := j.Close(); err != nil {
-			return nil, fmt.Errorf("close simulators: %w", err)
-		}
-	}
+// become gives the simulator the tables of a node. Loading the programs anew would take much longer; it is done where the
+// tables are too large for the maps.
+func (j *kernelJudge) become(node string) (*simulated, error) {
 	t, err := j.brain.tables(node)
 	if err != nil {
 		return nil, err
 	}
-	knobs := j.knobs
-	sim, err := loader.NewSimulator(knobs, t.compiled)
+	if s := j.simulator; s != nil {
+		if s.tables == t {
+			return s, nil
+		}
+		err := s.Apply(&policy.Plan{Final: t.compiled, Swap: true})
+		if err == nil {
+			err = s.ResetFlows()
+		}
+		if err == nil {
+			s.tables, s.nonce = t, firstNonce
+			return s, nil
+		}
+		if err = errors.Join(j.Close(), ignoring(err, loader.ErrTooLarge)); err != nil {
+			return nil, fmt.Errorf("simulate node %s: %w", node, err)
+		}
+	}
+	sim, err := loader.NewSimulator(j.knobs, t.compiled)
 	if err != nil {
 		return nil, fmt.Errorf("simulate node %s: %w", node, err)
 	}
-	s := &simulated{Simulator: sim, tables: t, nonce: firstNonce}
-	j.simulators[node] = s
-	return s, nil
+	j.simulator = &simulated{Simulator: sim, tables: t, nonce: firstNonce}
+	return j.simulator, nil
+}
+
+// ignoring is err, unless it is one that is expected.
+func ignoring(err, expected error) error {
+	if errors.Is(err, expected) {
+		return nil
+	}
+	return err
 }
 
 // visit takes a packet through the hooks of one node that has one of its pods.

@@ -180,6 +180,9 @@ func (p *probe) String() string {
 
 // service is protocol and port, as people write them.
 func (p *probe) service() string {
+	if p.protocol == 0 {
+		return "-" // the probe could not be read
+	}
 	name := protocolName(p.protocol)
 	if p.protocol == policy.ICMP || p.protocol == policy.ICMPv6 {
 		return fmt.Sprintf("%s type %d", name, p.port)

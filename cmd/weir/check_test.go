@@ -49,29 +49,34 @@ func read(t *testing.T, name string) string {
 const clusterFile = "testdata/check/cluster.yaml"
 
 // TestSemantics replays testdata/check: what each row of the APIs' semantics says, and past disagreements. All judges must
-// agree on every probe and give the verdict that it wants.
+// agree on every probe and give the verdict that it wants. Cases that have the same cluster share a simulator.
 func TestSemantics(t *testing.T) {
 	cases, err := filepath.Glob("testdata/check/*.txtar")
 	if err != nil || len(cases) == 0 {
 		t.Fatalf("find cases: %v, %d found", err, len(cases))
 	}
+	shared := newKernelJudge(nil)
+	t.Cleanup(func() { shared.Close() })
 	for _, name := range cases {
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
-			t.Parallel()
 			archive, err := txtar.ParseFile(name)
 			if err != nil {
 				t.Fatal(err)
 			}
 			files := map[string]string{"cluster.yaml": read(t, clusterFile)}
-			probes := ""
+			kernel, probes := shared, ""
 			for _, f := range archive.Files {
-				if f.Name == "probes.jsonl" {
+				switch f.Name {
+				case "probes.jsonl":
 					probes = string(f.Data)
 					continue
+				case "cluster.yaml":
+					kernel = newKernelJudge(nil)
+					defer kernel.Close()
 				}
 				files[f.Name] = string(f.Data)
 			}
-			code, out, errs := check(t, probes, "--manifests", manifests(t, files), "--probes", "-", "--judge", "all")
+			code, out, errs := checkWith(t, kernel, manifests(t, files), probes)
 			if code != checkFine {
 				t.Errorf("exit code %d:\n%s", code, errs)
 			}
@@ -81,6 +86,20 @@ func TestSemantics(t *testing.T) {
 			}
 		})
 	}
+}
+
+// checkWith is check with all judges, of which kernel is one that the caller closes.
+func checkWith(t *testing.T, kernel *kernelJudge, dir, probes string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	run := &checkRun{stderr: &errs}
+	err := run.open(nil, dir, "all", "json", &out)
+	if err == nil {
+		kernel.brain = run.judges[0].(*kernelJudge).brain
+		run.judges[0] = kernel
+		err = run.all(context.Background(), "-", strings.NewReader(probes))
+	}
+	return run.code(err), out.String(), errs.String()
 }
 
 // TestSeed pins the table of the seed: all pairs on all ports of all pods.
