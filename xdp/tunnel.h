@@ -45,6 +45,11 @@ static __always_inline int is_martian(__u32 addr)
 	return addr >> 28 == 0xe || addr == 0xffffffff || addr >> 24 == 0 || addr >> 24 == 127;
 }
 
+static __always_inline int is_tunnel_port(const struct packet *p)
+{
+	return p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port;
+}
+
 /* The VXLAN header behind udp. REASON_NONE: it is of our network and well formed. */
 static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct udphdr *udp, void *end, struct tunnel *t)
 {
@@ -81,6 +86,9 @@ static __always_inline enum reason tunnel_inner(struct packet *p, const struct i
 		return REASON_INNER_NOT_IPV4;
 	if (parse_ipv4(inner, end, p, &payload, &total) != PARSED_OK || (void *)inner + total > end)
 		return REASON_INNER_MALFORMED;
+	/* Our VXLAN socket listens on groups and broadcast addresses too. */
+	if (is_martian(p->daddr) && is_tunnel_port(p))
+		return REASON_NESTED_TUNNEL;
 	if (is_martian(p->saddr) || is_martian(p->daddr))
 		return REASON_INNER_MARTIAN;
 	t->length = (ip->ihl & 15) * 4 + sizeof(struct udphdr) + sizeof(struct vxlanhdr) + sizeof(*eth);

@@ -79,7 +79,7 @@ static __always_inline enum reason underlay_tunnel(struct xdp_md *ctx, struct de
 		break;
 	case ADDRESS_HOST:
 	case ADDRESS_LOCAL_CIDR: /* a bridge's broadcast address is one */
-		if (p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port)
+		if (is_tunnel_port(p))
 			return REASON_NESTED_TUNNEL;
 		return address_kind(d->destination) == ADDRESS_HOST ? REASON_TO_HOST : REASON_UNKNOWN_ENDPOINT;
 	default:

@@ -197,6 +197,7 @@ func TestObserveDoesNotOverrideThePolicy(t *testing.T) {
 func TestWhatIsDroppedInBothModes(t *testing.T) {
 	tunnel := packet.UDP(at(loadertest.Client, 40000), at(loadertest.Bridge1, packet.VXLANPort), make([]byte, 60)...)
 	broadcast := packet.UDP(at(loadertest.Client, 40000), at(netip.MustParseAddr("198.51.100.63"), packet.VXLANPort), make([]byte, 60)...)
+	group := packet.UDP(at(loadertest.Client, 40000), at(netip.MustParseAddr("224.0.0.1"), packet.VXLANPort), make([]byte, 60)...)
 	short := syn(loadertest.World, loadertest.Server, 8080).Bytes()
 	for _, enforce := range []bool{true, false} {
 		knobs := bpf.DefaultKnobs()
@@ -216,6 +217,7 @@ func TestWhatIsDroppedInBothModes(t *testing.T) {
 			{"a plain packet from our node", syn(loadertest.Node1, loadertest.Server, 8080).Bytes(), bpf.ReasonSpoofedLocal},
 			{"a tunnel in the tunnel", vxlan(tunnel), bpf.ReasonNestedTunnel},
 			{"a tunnel in the tunnel, to the bridge's broadcast address", vxlan(broadcast), bpf.ReasonNestedTunnel},
+			{"a tunnel in the tunnel, to a group", vxlan(group), bpf.ReasonNestedTunnel},
 			{"half an IP header", short[:30], bpf.ReasonMalformed},
 			{"half a TCP header", short[:14+20+10], bpf.ReasonMalformed},
 		} {
