@@ -28,7 +28,7 @@ const (
 	Addr4Root       = 65536
 	Addr4Block      = 256
 	EventBytes      = 128
-	NodeUnderlay    = 4 // addresses of a node that need no lookup
+	NodeUnderlay    = 2 // addresses of a node that need no lookup
 )
 
 // Flags of address entries, nodes, Services, backends and flows, as in maps.h.

@@ -87,7 +87,7 @@ struct {
 #define NODE_MAC_KNOWN (1 << 0)	    /* vtep_mac is meaningful */
 #define NODE_OLD_MAC_KNOWN (1 << 1) /* old_vtep_mac still holds: the loader clears the flag when the grace period ends */
 
-#define NODE_UNDERLAY 4
+#define NODE_UNDERLAY 2
 
 /* A node, this one included. Bindings of addresses to nodes are in addr4: an entry's slot. */
 struct node {
@@ -100,7 +100,7 @@ struct node {
 	/* Its underlay addresses, host order; 0: none. A shortcut: what does not match here is looked up in addr4. */
 	__u32 underlay4[NODE_UNDERLAY];
 };
-_Static_assert(sizeof(struct node) == 40, "node is ABI");
+_Static_assert(sizeof(struct node) == 32, "node is ABI");
 
 /* A Service address → the distinct {identity, port} pairs of its ready endpoints. */
 struct service_key {
@@ -148,7 +148,7 @@ struct shared_state {
 	__u32 image; /* which half of policy is live, 0 or 1; a program reads it once per packet */
 	__u32 pad2;
 };
-_Static_assert(sizeof(struct shared_state) == 48, "shared_state is ABI");
+_Static_assert(sizeof(struct shared_state) == 40, "shared_state is ABI");
 
 /* A flow, in the direction in which it was admitted. ICMP echo: sport is the id, dport the type of the request (8). */
 struct flow_key {

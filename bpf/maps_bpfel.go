@@ -169,7 +169,7 @@ type mapsExported struct {
 		Ethertype   uint16
 		OldVtepMac  [6]uint8
 		Pad         [2]uint8
-		Underlay4   [4]uint32
+		Underlay4   [2]uint32
 	}
 	SharedState struct {
 		_              structs.HostLayout
@@ -177,7 +177,7 @@ type mapsExported struct {
 		Cidr4Entries   uint32
 		ServiceEntries uint32
 		FlowFilter     uint32
-		Vtep4          [4]uint32
+		Vtep4          [2]uint32
 		VtepMac        [6]uint8
 		VtepMacKnown   uint8
 		Pad            uint8
@@ -284,7 +284,7 @@ type mapsNode struct {
 	Ethertype   uint16
 	OldVtepMac  [6]uint8
 	Pad         [2]uint8
-	Underlay4   [4]uint32
+	Underlay4   [2]uint32
 }
 
 type mapsReason uint32
@@ -364,7 +364,7 @@ type mapsSharedState struct {
 	Cidr4Entries   uint32
 	ServiceEntries uint32
 	FlowFilter     uint32
-	Vtep4          [4]uint32
+	Vtep4          [2]uint32
 	VtepMac        [6]uint8
 	VtepMacKnown   uint8
 	Pad            uint8

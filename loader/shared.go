@@ -27,8 +27,8 @@ func (s *sharedState) setCIDR4Entries(n int)   { s.set(s.cidr4Entries(), uint32(
 func (s *sharedState) setServiceEntries(n int) { s.set(s.serviceEntries(), uint32(n)) }
 
 // imageHalf is the half of policy that the programs read.
-func (s *sharedState) imageHalf() uint32        { return atomic.LoadUint32(s.words.half(5, false)) & 1 }
-func (s *sharedState) setImageHalf(half uint32) { s.set(s.words.half(5, false), half) }
+func (s *sharedState) imageHalf() uint32        { return atomic.LoadUint32(s.words.half(4, false)) & 1 }
+func (s *sharedState) setImageHalf(half uint32) { s.set(s.words.half(4, false), half) }
 
 // readFilter is the half of flow_filter that the programs read.
 func (s *sharedState) readFilter() uint32        { return atomic.LoadUint32(s.flowFilter()) & 1 }
@@ -50,5 +50,5 @@ func (s *sharedState) setVTEP(addrs [bpf.NodeUnderlay]uint32, mac [6]byte) {
 	if copy(raw[:], mac[:]); mac != [6]byte{} {
 		raw[6] = 1
 	}
-	s.words.change(4, binary.NativeEndian.Uint64(raw[:]))
+	s.words.change(3, binary.NativeEndian.Uint64(raw[:]))
 }

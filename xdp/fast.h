@@ -24,6 +24,17 @@ struct fast_frame {
 
 #define FAST_FIELD(frame, type, field) (*(type *)((void *)(frame) + __builtin_offsetof(struct fast_frame, field)))
 
+#define FAST_AT(field) __builtin_offsetof(struct fast_frame, field)
+
+/* The first eight bytes of an IPv4 header as a little-endian number: 45, TOS, length, id, flags and offset. DF is free. */
+#define FAST_IP_MASK 0xff3f0000ffffffffULL
+#define FAST_TOS 0xff00ULL
+#define FAST_IP(tos, length) (0x45 | (tos) << 8 | (__u64)bpf_htons(length) << 16)
+
+/* A UDP header: source port, destination port, length, checksum. */
+#define FAST_UDP_MASK 0x0000ffffffff0000ULL
+#define FAST_UDP(port, length) ((__u64)bpf_htons(port) << 16 | (__u64)bpf_htons(length) << 32)
+
 /* Kinds whose slot is the node that owns the address. */
 #define OWNED_KINDS (1 << ADDRESS_REMOTE_POD | 1 << ADDRESS_NODE | 1 << ADDRESS_REMOTE_CIDR)
 
@@ -33,28 +44,29 @@ static __always_inline int fast_tunnel(struct decision *d, struct packet *p, voi
 	volatile struct shared_state *shared = ARRAY_OF(state);
 	struct fast_frame *frame = at;
 	volatile struct node *node;
-	__u64 source, destination;
+	__u64 source, destination, udp, inner;
 	__u32 outer, saddr, daddr;
 	__u8 flags = 0;
 
 	if ((void *)(frame + 1) > end)
 		return 0;
-	/* EtherType and the first two bytes of the IP header (version, length; TOS: no ECN to combine) in one. */
-	if (FAST_FIELD(frame, __u32, outer_eth.h_proto) != bpf_htonl(0x08004500) ||
-	    FAST_FIELD(frame, __u8, outer_ip.protocol) != IPPROTO_UDP ||
-	    (FAST_FIELD(frame, __u16, outer_ip.frag_off) & bpf_htons(IP_MF | IP_OFFSET)) ||
-	    FAST_FIELD(frame, __u16, outer_udp.dest) != bpf_htons(vxlan_port) ||
+	/*
+	 * Eight bytes at a time, what does not matter masked out: version, header length, TOS (no ECN to combine), total
+	 * length and fragment bits of each IP header, destination port and length of UDP. Lengths must be the frame's: no
+	 * padding, no trailer.
+	 */
+	if (FAST_FIELD(frame, __be16, outer_eth.h_proto) != bpf_htons(ETH_P_IP) ||
+	    (FAST_FIELD(frame, __u64, outer_ip) & FAST_IP_MASK) != FAST_IP(0, length - FAST_AT(outer_ip)) ||
+	    FAST_FIELD(frame, __u8, outer_ip.protocol) != IPPROTO_UDP)
+		return 0;
+	udp = FAST_FIELD(frame, __u64, outer_udp);
+	if ((udp & FAST_UDP_MASK) != FAST_UDP(vxlan_port, length - FAST_AT(outer_udp)) ||
 	    FAST_FIELD(frame, __u64, vxlan) != vxlan_header)
 		return 0;
-	/* Lengths: those of the outer headers are the frame's, the inner one ends with them. No padding, no trailer. */
-	if (bpf_ntohs(FAST_FIELD(frame, __u16, outer_ip.tot_len)) + sizeof(struct ethhdr) != length ||
-	    bpf_ntohs(FAST_FIELD(frame, __u16, outer_udp.len)) + sizeof(struct ethhdr) + sizeof(struct iphdr) != length ||
-	    bpf_ntohs(FAST_FIELD(frame, __u16, inner_ip.tot_len)) + __builtin_offsetof(struct fast_frame, inner_ip) != length)
+	inner = FAST_FIELD(frame, __u64, inner_ip);
+	if ((inner & FAST_IP_MASK & ~FAST_TOS) != FAST_IP(0, length - FAST_AT(inner_ip)))
 		return 0;
 	if (bpf_ntohl(FAST_FIELD(frame, __u32, outer_ip.daddr)) != shared->vtep4[0])
-		return 0;
-	if (FAST_FIELD(frame, __u8, inner_ip) != 0x45 ||
-	    (FAST_FIELD(frame, __u16, inner_ip.frag_off) & bpf_htons(IP_MF | IP_OFFSET)))
 		return 0;
 	/* A MAC that is not known is zero here, which no frame has. */
 	if (!mac_equal(frame->inner_eth.h_dest, shared->vtep_mac))
@@ -90,6 +102,6 @@ static __always_inline int fast_tunnel(struct decision *d, struct packet *p, voi
 	p->opening = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	p->tcp_flags = flags;
 	p->error = 0;
-	*strippable = FAST_FIELD(frame, __u16, outer_udp.check) == 0;
+	*strippable = udp >> 48 == 0; /* a checksum over the payload is left to the kernel */
 	return 1;
 }
