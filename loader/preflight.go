@@ -84,6 +84,9 @@ func hostRulesets(ctx context.Context) ([]string, error) {
 		}
 		texts = append(texts, string(out))
 	}
+	if texts == nil {
+		return nil, errors.New("no iptables-save and no nft to read firewall rules with: install one, or choose --decap strip")
+	}
 	return texts, nil
 }
 
