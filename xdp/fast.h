@@ -26,10 +26,10 @@ struct fast_frame {
 
 #define FAST_AT(field) __builtin_offsetof(struct fast_frame, field)
 
-/* The first eight bytes of an IPv4 header as a little-endian number: 45, TOS, length, id, flags and offset. DF is free. */
-#define FAST_IP_MASK 0xff3f0000ffffffffULL
-#define FAST_TOS 0xff00ULL
-#define FAST_IP(tos, length) (0x45 | (tos) << 8 | (__u64)bpf_htons(length) << 16)
+/* The first eight bytes of an IPv4 header as a little-endian number: 45, TOS, length, id, flags and offset. */
+#define FAST_IP_MASK 0xff3f0000ffff00ffULL /* TOS, id and DF are free */
+#define FAST_IP(length) (0x45 | (__u64)bpf_htons(length) << 16)
+#define FAST_ECN 0x300ULL
 
 /* A UDP header: source port, destination port, length, checksum. */
 #define FAST_UDP_MASK 0x0000ffffffff0000ULL
@@ -38,33 +38,29 @@ struct fast_frame {
 /* Kinds whose slot is the node that owns the address. */
 #define OWNED_KINDS (1 << ADDRESS_REMOTE_POD | 1 << ADDRESS_NODE | 1 << ADDRESS_REMOTE_CIDR)
 
-/* Fills d, p and *strippable, and says 1; or changes nothing and says 0. */
-static __always_inline int fast_tunnel(struct decision *d, struct packet *p, void *at, void *end, __u32 length, int *strippable)
+/* Fills d and p, and says 1; or changes nothing and says 0. */
+static __always_inline int fast_tunnel(struct decision *d, struct packet *p, void *at, void *end, __u32 length)
 {
 	volatile struct shared_state *shared = ARRAY_OF(state);
 	struct fast_frame *frame = at;
 	volatile struct node *node;
-	__u64 source, destination, udp, inner;
+	__u64 source, destination;
 	__u32 outer, saddr, daddr;
 	__u8 flags = 0;
 
 	if ((void *)(frame + 1) > end)
 		return 0;
 	/*
-	 * Eight bytes at a time, what does not matter masked out: version, header length, TOS (no ECN to combine), total
-	 * length and fragment bits of each IP header, destination port and length of UDP. Lengths must be the frame's: no
-	 * padding, no trailer.
+	 * Eight bytes at a time, what does not matter masked out: version, header length, total length and fragment bits of
+	 * each IP header, destination port and length of UDP. Lengths must be the frame's: no padding, no trailer.
 	 */
 	if (FAST_FIELD(frame, __be16, outer_eth.h_proto) != bpf_htons(ETH_P_IP) ||
-	    (FAST_FIELD(frame, __u64, outer_ip) & FAST_IP_MASK) != FAST_IP(0, length - FAST_AT(outer_ip)) ||
+	    (FAST_FIELD(frame, __u64, outer_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(outer_ip)) ||
 	    FAST_FIELD(frame, __u8, outer_ip.protocol) != IPPROTO_UDP)
 		return 0;
-	udp = FAST_FIELD(frame, __u64, outer_udp);
-	if ((udp & FAST_UDP_MASK) != FAST_UDP(vxlan_port, length - FAST_AT(outer_udp)) ||
-	    FAST_FIELD(frame, __u64, vxlan) != vxlan_header)
-		return 0;
-	inner = FAST_FIELD(frame, __u64, inner_ip);
-	if ((inner & FAST_IP_MASK & ~FAST_TOS) != FAST_IP(0, length - FAST_AT(inner_ip)))
+	if ((FAST_FIELD(frame, __u64, outer_udp) & FAST_UDP_MASK) != FAST_UDP(vxlan_port, length - FAST_AT(outer_udp)) ||
+	    FAST_FIELD(frame, __u64, vxlan) != vxlan_header ||
+	    (FAST_FIELD(frame, __u64, inner_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(inner_ip)))
 		return 0;
 	if (bpf_ntohl(FAST_FIELD(frame, __u32, outer_ip.daddr)) != shared->vtep4[0])
 		return 0;
@@ -102,6 +98,18 @@ static __always_inline int fast_tunnel(struct decision *d, struct packet *p, voi
 	p->opening = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	p->tcp_flags = flags;
 	p->error = 0;
-	*strippable = udp >> 48 == 0; /* a checksum over the payload is left to the kernel */
 	return 1;
+}
+
+/* What tunnel_header and tunnel_inner find out of a packet that took the general way; asked only of one that is admitted. */
+static __always_inline int fast_strippable(void *at, void *end)
+{
+	struct fast_frame *frame = at;
+	__u64 outer, inner;
+
+	if ((void *)(frame + 1) > end || FAST_FIELD(frame, __u16, outer_udp.check))
+		return 0;
+	outer = FAST_FIELD(frame, __u64, outer_ip) & FAST_ECN;
+	inner = FAST_FIELD(frame, __u64, inner_ip) & FAST_ECN;
+	return !outer || outer == inner;
 }

@@ -127,14 +127,13 @@ static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct de
 	struct udphdr *udp;
 	__be16 protocol;
 	__u32 total, l2 = 0;
-	int strippable;
 
 	if (!decision_open(d, ctx))
 		return REASON_NO_IMAGE;
-	if (fast_tunnel(d, p, at, end, p->bytes, &strippable)) {
+	if (fast_tunnel(d, p, at, end, p->bytes)) {
 		enum reason reason = underlay_judge(d, p);
 
-		if (reason != REASON_HANDED_UP || !strippable)
+		if (reason != REASON_HANDED_UP || !decap_strip || !fast_strippable(at, end))
 			return reason;
 		return underlay_strip(ctx, ETH_HLEN, __builtin_offsetof(struct fast_frame, inner_ip) - ETH_HLEN);
 	}

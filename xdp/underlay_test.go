@@ -304,6 +304,8 @@ func TestStripRemovesTheOuterHeaders(t *testing.T) {
 	o = outer()
 	o.TOS = 3
 	expect("congestion experienced outside only is left to the kernel", o, handedUp)
+	o.TOS = 0xb8
+	expect("a traffic class is not", o, loadertest.Want{Reason: bpf.ReasonHandedUp, Out: stripped(o)})
 
 	t.Run("what is dropped is not changed", func(t *testing.T) {
 		c.Expect(t, bpf.HookUnderlayRx, netip.Addr{}, vxlan(syn(loadertest.Client, loadertest.Server, 80)), denied)
