@@ -12,6 +12,21 @@
 
 #include "conntrack.h"
 
+static __always_inline int is_tunnel_port(const struct packet *p)
+{
+	return p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port;
+}
+
+/*
+ * UDP to the tunnel port of what may be a node. Its VXLAN socket listens on every local address, and no table knows them
+ * all: broadcast ones, those of dummy interfaces, link-local ones. Only of a pod is it certain that it is no node.
+ */
+static __always_inline int to_tunnel_port(const struct packet *p, __u64 destination)
+{
+	return is_tunnel_port(p) && address_kind(destination) != ADDRESS_LOCAL_POD &&
+	       address_kind(destination) != ADDRESS_REMOTE_POD;
+}
+
 enum backends_admitted {
 	BACKENDS_ALL,
 	BACKENDS_NONE,
@@ -233,7 +248,29 @@ static __noinline int flow_predates(struct decision *d, const struct packet *p, 
 	return 1;
 }
 
-/* Gives later fragments the first one's ports, for as long as they need them. 0: the first one was not seen. */
+static __always_inline void fragment_key_of(const struct packet *p, struct fragment_key *key)
+{
+	key->saddr = p->saddr;
+	key->daddr = p->daddr;
+	key->id = p->id;
+	key->protocol = p->protocol;
+}
+
+/* Leaves the ports of an admitted first fragment for the later ones. A denied one leaves nothing: a flood must not. */
+static __noinline int fragment_remember(const struct packet *p)
+{
+	struct fragment_key key = {};
+	struct fragment ports = {};
+
+	if (!p)
+		return 0;
+	fragment_key_of(p, &key);
+	ports.sport = p->sport;
+	ports.dport = p->dport;
+	return bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY) == 0;
+}
+
+/* Gives a later fragment the first one's ports. 0: that was not seen, or not admitted. */
 static __noinline int fragment_ports(struct packet *p)
 {
 	struct fragment_key key = {};
@@ -241,16 +278,7 @@ static __noinline int fragment_ports(struct packet *p)
 
 	if (!p)
 		return 0;
-	key.saddr = p->saddr;
-	key.daddr = p->daddr;
-	key.id = p->id;
-	key.protocol = p->protocol;
-	if (p->fragment == FRAGMENT_FIRST) {
-		struct fragment ports = {.sport = p->sport, .dport = p->dport};
-
-		bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
-		return 1;
-	}
+	fragment_key_of(p, &key);
 	first = bpf_map_lookup_elem(&fragments, &key);
 	if (!first)
 		return 0;
@@ -268,22 +296,19 @@ struct subject {
 	__u8 inserts;	/* this hook may insert flows */
 };
 
-/*
- * The decision. peer is the identity on the other side. Sets d->rule and d->direction; p gains its ports if it is a later
- * fragment.
- */
-static __always_inline enum reason judge(struct decision *d, struct packet *p, const struct subject *s, __u32 peer)
+static __always_inline int reason_passes(enum reason reason)
 {
-	__u32 row = image_row_of(d->image, s->identity, s->direction);
-	__u16 cell;
+	return reason < REASON_DENIED_DEFAULT || (reason >= REASON_HANDED_UP && reason < REASON_UNKNOWN_ENDPOINT);
+}
+
+/* The decision where row, which is not 0, is the pod's policy. */
+static __always_inline enum reason judge_row(struct decision *d, struct packet *p, const struct subject *s, __u32 peer, __u32 row)
+{
 	enum reason denied;
+	__u16 cell;
 	int answer;
 
-	d->direction = s->direction;
-	d->rule = 0;
-	if (!row)
-		return REASON_NOT_ISOLATED;
-	if (p->fragment != FRAGMENT_NONE && !fragment_ports(p))
+	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p))
 		return p->saddr == p->daddr ? REASON_SELF : REASON_FRAGMENT;
 	if (s->direction == DIRECTION_EGRESS) {
 		struct service *service = service_find(p->daddr, p->dport, p->protocol);
@@ -319,7 +344,21 @@ static __always_inline enum reason judge(struct decision *d, struct packet *p, c
 	return answer == FLOW_REVOKED ? REASON_REVOKED : denied;
 }
 
-static __always_inline int reason_passes(enum reason reason)
+/*
+ * The decision. peer is the identity on the other side. Sets d->rule and d->direction; p gains its ports if it is a later
+ * fragment.
+ */
+static __always_inline enum reason judge(struct decision *d, struct packet *p, const struct subject *s, __u32 peer)
 {
-	return reason < REASON_DENIED_DEFAULT || (reason >= REASON_HANDED_UP && reason < REASON_UNKNOWN_ENDPOINT);
+	__u32 row = image_row_of(d->image, s->identity, s->direction);
+	enum reason reason;
+
+	d->direction = s->direction;
+	d->rule = 0;
+	if (!row)
+		return REASON_NOT_ISOLATED;
+	reason = judge_row(d, p, s, peer, row);
+	if (reason_passes(reason) && p->fragment == FRAGMENT_FIRST)
+		fragment_remember(p);
+	return reason;
 }

@@ -52,8 +52,14 @@ static __noinline int flow_record(struct decision *d, const struct packet *p, __
 		return 1;
 	}
 	if (!p->opening) {
-		if (flow_key_mirrored(p, &mirror) && flow_find(d, &mirror, d->destination, d->source, &ignored))
-			return 0;
+		if (flow_key_mirrored(p, &mirror)) {
+			flow = flow_find(d, &mirror, d->destination, d->source, &ignored);
+			if (flow) {
+				/* While the answers go on, they are answers: not flows of their own once this entry is gone. */
+				flow_touch(flow, p, FLOW_FIN_REPLY, now_ns(d));
+				return 0;
+			}
+		}
 		if (p->protocol == IPPROTO_SCTP)
 			return 0;
 		if (p->protocol == IPPROTO_TCP &&

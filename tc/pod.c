@@ -13,15 +13,29 @@ enum { SEES_SERVICES = 1 };
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* The tunnel port of any node, this one included: its VXLAN socket listens on all addresses, broadcast ones too. */
-static __always_inline int to_tunnel_port(const struct decision *d, const struct packet *p)
-{
-	enum address_kind kind = address_kind(d->destination);
+/*
+ * Upper bits of an skb's tc_index for as long as nobody has judged the backend that will be chosen; the lower ones are the
+ * sender's slot. Others who write there put small numbers.
+ */
+#define CHOOSING 0xb000
+_Static_assert(MAX_ENDPOINTS == 1 << 12, "a slot fits below");
 
-	if (p->protocol != IPPROTO_UDP || p->fragment == FRAGMENT_LATER || p->dport != vxlan_port)
-		return 0;
-	return kind == ADDRESS_NODE || kind == ADDRESS_HOST || kind == ADDRESS_LOCAL_CIDR || kind == ADDRESS_REMOTE_CIDR ||
-	       p->daddr >= 0xe0000000;
+static __always_inline int is_choosing(const struct __sk_buff *skb)
+{
+	return (skb->tc_index & 0xf000) == CHOOSING;
+}
+
+/* Of a Service the tables say whether a node's tunnel port stands behind it. */
+static __always_inline int pod_speaks_tunnel(const struct decision *d, const struct packet *p)
+{
+	struct service *service = NULL;
+
+	if (p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER)
+		service = service_find(p->daddr, p->dport, p->protocol);
+	if (service && service->flags & SERVICE_TUNNEL)
+		return 1;
+	/* Only at an address that is nobody's does a Service make another port of it. */
+	return to_tunnel_port(p, d->destination) && (!service || address_kind(d->destination) != ADDRESS_NONE);
 }
 
 /* Egress of the sender, and ingress of the receiver when it is local too. */
@@ -53,7 +67,9 @@ static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct de
 		d->direction = DIRECTION_EGRESS;
 	}
 	if (reason == REASON_SERVICE_MIXED)
-		skb->tc_index = slot + 1;
+		skb->tc_index = CHOOSING | slot;
+	else if (skb->tc_index)
+		skb->tc_index = 0; /* the pod's own programs may leave anything there */
 	if (flow_concerns(d, p, slot, row_of(d, sender.identity, DIRECTION_INGRESS), row_of(d, sender.identity, DIRECTION_EGRESS)))
 		flow_record(d, p, slot, 1, reason == REASON_ALLOWED);
 	return reason;
@@ -62,7 +78,6 @@ static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct de
 static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
 	volatile struct endpoint *endpoint;
-	struct service *service;
 	__be32 arp_sender = 0;
 	__u32 slot = 0;
 	enum frame frame;
@@ -92,10 +107,7 @@ static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct d
 		return REASON_SPOOFED_SOURCE;
 	d->source = address_lookup(p->saddr);
 	d->destination = address_lookup(p->daddr);
-	if (to_tunnel_port(d, p))
-		return REASON_TUNNEL_FROM_POD;
-	service = p->protocol == IPPROTO_UDP ? service_find(p->daddr, p->dport, p->protocol) : NULL;
-	if (service && service->flags & SERVICE_TUNNEL)
+	if (pod_speaks_tunnel(d, p))
 		return REASON_TUNNEL_FROM_POD;
 	return pod_tx_judge(skb, d, p, slot);
 }
@@ -114,20 +126,24 @@ int pod_tx(struct __sk_buff *skb)
 /* A Service address was admitted for only some of its backends: may this pod reach the one that was chosen? */
 static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
-	__u32 slot = skb->tc_index - 1;
+	__u32 slot = skb->tc_index, row;
 	__u16 peer, cell;
-	__u32 row;
 
 	skb->tc_index = 0; /* an encapsulated skb passes the NIC's program again, with other addresses */
+	d->direction = DIRECTION_EGRESS;
 	row = row_of(d, ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].identity, DIRECTION_EGRESS);
 	if (!row)
 		return REASON_NOT_ISOLATED;
+	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p))
+		return REASON_FRAGMENT;
 	peer = image_peer_class(d->image, address_identity(d->destination));
 	cell = image_cell(d->image, row, peer, image_port_class(d->image, p->protocol, p->dport));
-	d->direction = DIRECTION_EGRESS;
 	d->rule = cell & CELL_RULE;
-	if (cell & CELL_ALLOW)
-		return REASON_ALLOWED;
+	if (cell & CELL_ALLOW) {
+		if (p->fragment == FRAGMENT_FIRST)
+			fragment_remember(p);
+		return d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;
+	}
 	return d->rule ? REASON_DENIED_RULE : REASON_DENIED_DEFAULT;
 }
 
@@ -162,7 +178,7 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	}
 	d->source = address_lookup(p->saddr);
 	d->destination = address_lookup(p->daddr);
-	if (skb->tc_index) {
+	if (is_choosing(skb)) {
 		reason = chosen_backend(skb, d, p);
 		if (!reason_passes(reason))
 			return reason;
@@ -191,6 +207,7 @@ int pod_rx(struct __sk_buff *skb)
 
 static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
+	enum reason reason = REASON_UNTOUCHED;
 	__be32 arp_sender = 0;
 
 	d->direction = DIRECTION_EGRESS;
@@ -200,13 +217,16 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 		return REASON_UNTOUCHED;
 	d->source = address_lookup(p->saddr);
 	d->destination = address_lookup(p->daddr);
-	if (address_kind(d->source) == ADDRESS_LOCAL_POD) {
-		if (to_tunnel_port(d, p))
-			return REASON_TUNNEL_FROM_POD;
-		if (row_of(d, address_identity(d->source), DIRECTION_INGRESS))
-			flow_record(d, p, address_slot(d->source), 1, 0);
+	if (address_kind(d->source) == ADDRESS_LOCAL_POD && to_tunnel_port(p, d->destination))
+		return REASON_TUNNEL_FROM_POD;
+	if (is_choosing(skb)) {
+		reason = chosen_backend(skb, d, p);
+		if (!reason_passes(reason))
+			return reason;
 	}
-	return skb->tc_index ? chosen_backend(skb, d, p) : REASON_UNTOUCHED;
+	if (address_kind(d->source) == ADDRESS_LOCAL_POD && row_of(d, address_identity(d->source), DIRECTION_INGRESS))
+		flow_record(d, p, address_slot(d->source), 1, 0);
+	return reason;
 }
 
 SEC("tc")

@@ -45,11 +45,6 @@ static __always_inline int is_martian(__u32 addr)
 	return addr >> 28 == 0xe || addr == 0xffffffff || addr >> 24 == 0 || addr >> 24 == 127;
 }
 
-static __always_inline int is_tunnel_port(const struct packet *p)
-{
-	return p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port;
-}
-
 /* The VXLAN header behind udp. REASON_NONE: it is of our network and well formed. */
 static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct udphdr *udp, void *end, struct tunnel *t)
 {
@@ -92,6 +87,8 @@ static __always_inline enum reason tunnel_inner(struct packet *p, const struct i
 	if (is_martian(p->saddr) || is_martian(p->daddr))
 		return REASON_INNER_MARTIAN;
 	t->length = (ip->ihl & 15) * 4 + sizeof(struct udphdr) + sizeof(struct vxlanhdr) + sizeof(*eth);
+	if (t->length + total > bpf_ntohs(ip->tot_len))
+		return REASON_INNER_MALFORMED; /* it would go on into the frame's padding, which the kernel cuts off */
 	/* RFC 6040 section 4.2: where the two ECN fields differ, combining them is the kernel's business. */
 	if ((ip->tos & 3) && (ip->tos & 3) != (inner->tos & 3))
 		t->strippable = 0;
@@ -120,7 +117,8 @@ static __always_inline int tunnel_bound(const struct decision *d, __u32 outer, c
 
 	if (address_is_ours(d->source) || address_kind(d->source) == ADDRESS_NONE)
 		return 0;
-	return (outer == node->underlay4[0] || outer == node->underlay4[1]) && node_has_mac(node, eth->h_source);
+	/* An empty slot of the shortcut is 0, which is no node's address. */
+	return outer && (outer == node->underlay4[0] || outer == node->underlay4[1]) && node_has_mac(node, eth->h_source);
 }
 
 /* Outer source and inner Ethernet source: which node sent this? */

@@ -74,14 +74,15 @@ static __always_inline enum reason underlay_tunnel(struct xdp_md *ctx, struct de
 	if (reason)
 		return reason;
 	d->destination = address_lookup(p->daddr);
+	if (to_tunnel_port(p, d->destination))
+		return REASON_NESTED_TUNNEL;
 	switch (address_kind(d->destination)) {
 	case ADDRESS_LOCAL_POD:
 		break;
 	case ADDRESS_HOST:
-	case ADDRESS_LOCAL_CIDR: /* a bridge's broadcast address is one */
-		if (is_tunnel_port(p))
-			return REASON_NESTED_TUNNEL;
-		return address_kind(d->destination) == ADDRESS_HOST ? REASON_TO_HOST : REASON_UNKNOWN_ENDPOINT;
+		return REASON_TO_HOST;
+	case ADDRESS_LOCAL_CIDR:
+		return REASON_UNKNOWN_ENDPOINT;
 	default:
 		return REASON_TRANSIT;
 	}

@@ -115,6 +115,11 @@ func violations() []struct {
 	full := packet.Encapsulate(shortUDP, vni, inner(ok))
 	wrongLength := full.Bytes()
 	binary.BigEndian.PutUint16(wrongLength[full.At().Transport+4:], 20)
+	// Behind options, for the general way: ten bytes of the inner packet stand where the outer one has ended.
+	ends := outer()
+	ends.Options = []byte{1, 1, 1, 1}
+	padded := append(packet.VXLAN(ends, vni, inner(ok)), make([]byte, 10)...)
+	binary.BigEndian.PutUint16(padded[14+24+8+8+14+2:], uint16(40+10))
 	none := bpf.ReasonNone
 	return []struct {
 		name   string
@@ -125,6 +130,8 @@ func violations() []struct {
 		{"VXLAN from outside the cluster", packet.VXLAN(from(loadertest.Outsider), vni, inner(ok)), bpf.ReasonUnknownVTEP, bpf.ReasonHandedUp},
 		{"VXLAN from a pod address", packet.VXLAN(from(loadertest.Client), vni, inner(ok)), bpf.ReasonUnknownVTEP, bpf.ReasonHandedUp},
 		{"VXLAN from a node's overlay address", packet.VXLAN(from(loadertest.VTEP2), vni, inner(ok)), bpf.ReasonUnknownVTEP, bpf.ReasonHandedUp},
+		{"VXLAN from nowhere", packet.VXLAN(from(netip.IPv4Unspecified()), vni, inner(ok)), bpf.ReasonUnknownVTEP, bpf.ReasonHandedUp},
+		{"VXLAN from the broadcast address", packet.VXLAN(from(netip.MustParseAddr("255.255.255.255")), vni, inner(ok)), bpf.ReasonUnknownVTEP, bpf.ReasonHandedUp},
 		{"the MAC of another VTEP", mac(loadertest.MAC3, loadertest.MAC1), bpf.ReasonSpoofedMAC, bpf.ReasonHandedUp},
 		{"a frame for another VTEP", mac(loadertest.MAC2, loadertest.MAC3), bpf.ReasonInnerMAC, none},
 		{"a broadcast frame", mac(loadertest.MAC2, packet.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}), bpf.ReasonInnerMAC, none},
@@ -151,6 +158,7 @@ func violations() []struct {
 		{"an inner header length of four words", tampered(ok, func(h []byte) { h[8+14] = 0x44 }), bpf.ReasonInnerMalformed, none},
 		{"an inner version 5", tampered(ok, func(h []byte) { h[8+14] = 0x55 }), bpf.ReasonInnerMalformed, none},
 		{"an inner length beyond the frame", tampered(ok, func(h []byte) { h[8+14+2] = 0x10 }), bpf.ReasonInnerMalformed, none},
+		{"an inner packet that ends in the frame's padding", padded, bpf.ReasonInnerMalformed, none},
 		{"an inner source of zero", vxlan(syn(netip.MustParseAddr("0.0.0.0"), loadertest.Server, 8080)), bpf.ReasonInnerMartian, none},
 		{"an inner loopback source", vxlan(syn(netip.MustParseAddr("127.0.0.1"), loadertest.Server, 8080)), bpf.ReasonInnerMartian, none},
 		{"an inner group source", vxlan(syn(netip.MustParseAddr("224.1.1.1"), loadertest.Server, 8080)), bpf.ReasonInnerMartian, none},
@@ -198,6 +206,8 @@ func TestWhatIsDroppedInBothModes(t *testing.T) {
 	tunnel := packet.UDP(at(loadertest.Client, 40000), at(loadertest.Bridge1, packet.VXLANPort), make([]byte, 60)...)
 	broadcast := packet.UDP(at(loadertest.Client, 40000), at(netip.MustParseAddr("198.51.100.63"), packet.VXLANPort), make([]byte, 60)...)
 	group := packet.UDP(at(loadertest.Client, 40000), at(netip.MustParseAddr("224.0.0.1"), packet.VXLANPort), make([]byte, 60)...)
+	elsewhere := packet.UDP(at(loadertest.Client, 40000), at(netip.MustParseAddr("169.254.20.10"), packet.VXLANPort), make([]byte, 60)...)
+	back := packet.UDP(at(loadertest.Client, 40000), at(loadertest.Node3, packet.VXLANPort), make([]byte, 60)...)
 	short := syn(loadertest.World, loadertest.Server, 8080).Bytes()
 	for _, enforce := range []bool{true, false} {
 		knobs := bpf.DefaultKnobs()
@@ -218,6 +228,8 @@ func TestWhatIsDroppedInBothModes(t *testing.T) {
 			{"a tunnel in the tunnel", vxlan(tunnel), bpf.ReasonNestedTunnel},
 			{"a tunnel in the tunnel, to the bridge's broadcast address", vxlan(broadcast), bpf.ReasonNestedTunnel},
 			{"a tunnel in the tunnel, to a group", vxlan(group), bpf.ReasonNestedTunnel},
+			{"a tunnel in the tunnel, to an address that only the kernel may know", vxlan(elsewhere), bpf.ReasonNestedTunnel},
+			{"a tunnel in the tunnel, to another node", vxlan(back), bpf.ReasonNestedTunnel},
 			{"half an IP header", short[:30], bpf.ReasonMalformed},
 			{"half a TCP header", short[:14+20+10], bpf.ReasonMalformed},
 		} {
@@ -330,5 +342,5 @@ func TestInnerFragmentsAreJudgedByTheFirst(t *testing.T) {
 	c.Expect(t, bpf.HookUnderlayRx, netip.Addr{}, later, handedUp)
 	first, later = fragments(54, 2)
 	c.Expect(t, bpf.HookUnderlayRx, netip.Addr{}, first, denied)
-	c.Expect(t, bpf.HookUnderlayRx, netip.Addr{}, later, denied)
+	c.Expect(t, bpf.HookUnderlayRx, netip.Addr{}, later, drop(bpf.ReasonFragment))
 }
