@@ -49,6 +49,11 @@ static __always_inline int address_is_ours(__u64 entry)
 	return kind == ADDRESS_LOCAL_POD || kind == ADDRESS_HOST || kind == ADDRESS_LOCAL_CIDR;
 }
 
+static __always_inline int address_is_pod(__u64 entry)
+{
+	return address_kind(entry) == ADDRESS_LOCAL_POD || address_kind(entry) == ADDRESS_REMOTE_POD;
+}
+
 static __always_inline __u64 address_lookup(__u32 addr)
 {
 	__u64 entry = ARRAY_OF(addr4)[addr >> 16];

@@ -19,6 +19,8 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
+#define FLOW_CLOSING (FLOW_FIN_FORWARD | FLOW_FIN_REPLY | FLOW_RST)
+
 enum flow_answer {
 	FLOW_NONE,
 	FLOW_REPLY,
@@ -114,8 +116,8 @@ static __always_inline void flow_touch(struct flow *flow, const struct packet *p
 {
 	if (p->protocol == IPPROTO_TCP) {
 		if (p->opening) {
-			if (flow->flags & ~FLOW_ASSURED)
-				flow->flags &= FLOW_ASSURED;
+			if (flow->flags & FLOW_CLOSING)
+				flow->flags &= ~FLOW_CLOSING;
 		} else {
 			__u32 flags = (p->tcp_flags & TCP_FIN ? fin : 0) | (p->tcp_flags & TCP_RST ? FLOW_RST : 0);
 
@@ -125,6 +127,15 @@ static __always_inline void flow_touch(struct flow *flow, const struct packet *p
 	}
 	if ((__s64)(now - flow->seen_ns) > (__s64)SECOND_NS)
 		flow->seen_ns = now;
+}
+
+/*
+ * Is the address still in the hands that it was in? An address may become that of a pod that has been there for a while
+ * unknown; but once a pod has left it, whoever comes next is another, long before its name is known here.
+ */
+static __always_inline int flow_party_stayed(__u8 tenancy, int was_pod, __u64 entry)
+{
+	return tenancy == address_tenancy(entry) && (!was_pod || address_is_pod(entry));
 }
 
 /*
@@ -145,8 +156,8 @@ static __always_inline struct flow *flow_find(struct decision *d, const struct f
 		if (!flow)
 			return NULL;
 	}
-	if (flow->source_tenancy != address_tenancy(source) ||
-	    flow->destination_tenancy != address_tenancy(destination))
+	if (!flow_party_stayed(flow->source_tenancy, flow->flags & FLOW_FROM_POD, source) ||
+	    !flow_party_stayed(flow->destination_tenancy, flow->flags & FLOW_TO_POD, destination))
 		return NULL;
 	if ((__s64)(now_ns(d) - flow->seen_ns) > (__s64)flow_lifetime_ns(flow, key->protocol))
 		return NULL;
@@ -185,7 +196,7 @@ static __noinline int flow_insert(struct decision *d, const struct flow_key *key
 	flow.source_tenancy = address_tenancy(source);
 	flow.destination_tenancy = address_tenancy(destination);
 	flow.owner = owner;
-	flow.flags = 0;
+	flow.flags = (address_is_pod(source) ? FLOW_FROM_POD : 0) | (address_is_pod(destination) ? FLOW_TO_POD : 0);
 	/* The bit first: an entry without its bit would be invisible for as long as it lives. */
 	flow_filter_set(key);
 	bpf_map_delete_elem(&flows, key); /* a dead entry there would hide this one */

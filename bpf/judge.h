@@ -23,8 +23,7 @@ static __always_inline int is_tunnel_port(const struct packet *p)
  */
 static __always_inline int to_tunnel_port(const struct packet *p, __u64 destination)
 {
-	return is_tunnel_port(p) && address_kind(destination) != ADDRESS_LOCAL_POD &&
-	       address_kind(destination) != ADDRESS_REMOTE_POD;
+	return is_tunnel_port(p) && !address_is_pod(destination);
 }
 
 enum backends_admitted {
@@ -193,25 +192,31 @@ enum opener {
 	OPENER_PEER,
 };
 
+/* Where Linux takes a client's port from, unless told otherwise: net.ipv4.ip_local_port_range. */
+#define EPHEMERAL_PORTS 32768
+
 /*
  * Who opened a TCP connection of which nothing is remembered? The pod's own sockets know: if it listens on its port of the
- * connection, the peer did. A server that has closed its listener looks like an opener.
+ * connection, the peer did. A server may have closed its listener since; then ports tell, where only one is a client's.
  */
 static __noinline int connection_opener(struct decision *d, const struct packet *p, __u32 slot, int pod_sends)
 {
 	struct bpf_sock_tuple tuple = {};
 	__u32 netns = ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].netns;
+	__u16 pod_port, peer_port;
 	struct bpf_sock *sock;
 	int listens;
 
 	if (!d || !p || !netns)
 		return OPENER_UNKNOWN;
+	pod_port = pod_sends ? p->sport : p->dport;
+	peer_port = pod_sends ? p->dport : p->sport;
 	/* A tuple without a peer: no connection has it, so that a listener answers or nobody. */
 	tuple.ipv4.daddr = bpf_htonl(pod_sends ? p->saddr : p->daddr);
-	tuple.ipv4.dport = bpf_htons(pod_sends ? p->sport : p->dport);
+	tuple.ipv4.dport = bpf_htons(pod_port);
 	sock = bpf_skc_lookup_tcp(d->ctx, &tuple, sizeof(tuple.ipv4), netns - 1, 0);
 	if (!sock)
-		return OPENER_POD;
+		return pod_port < EPHEMERAL_PORTS && peer_port >= EPHEMERAL_PORTS ? OPENER_PEER : OPENER_POD;
 	listens = sock->state == BPF_TCP_LISTEN;
 	bpf_sk_release(sock);
 	return listens ? OPENER_PEER : OPENER_POD;

@@ -165,6 +165,8 @@ _Static_assert(sizeof(struct flow_key) == 16, "flow_key is ABI");
 #define FLOW_FIN_REPLY (1 << 1)
 #define FLOW_RST (1 << 2)
 #define FLOW_ASSURED (1 << 3)
+#define FLOW_FROM_POD (1 << 4) /* the source was a known pod when the flow was admitted */
+#define FLOW_TO_POD (1 << 5)   /* so was the destination */
 
 struct flow {
 	__u64 seen_ns; /* coarse; rewritten at most once a second */

@@ -8,14 +8,22 @@
 
 #include "judge.h"
 
-/* Did who sends p open the connection? If the pod's sockets cannot be asked: if it alone may have, or a rule expects it. */
+/*
+ * Did who sends p open the connection, although nothing is remembered of that? It may be older than isolation; later, its
+ * entry may have been pushed out, or it was idle until now. Then only what is lost without an entry is worth a question.
+ * If the pod's sockets cannot be asked, while isolation is young: if the sender alone may have, or a rule expects it.
+ */
 static __always_inline int sender_opened(struct decision *d, const struct packet *p, const struct flow_key *mirror, __u32 owner,
 					 int own_stack, int ruled)
 {
-	int opener = connection_opener(d, p, owner, own_stack);
+	int young = isolation_is_young(d, owner, DIRECTION_INGRESS) || isolation_is_young(d, owner, DIRECTION_EGRESS);
+	int admits = image_admits(d, mirror, d->destination, d->source), opener;
 
+	if (!young && admits)
+		return 0;
+	opener = connection_opener(d, p, owner, own_stack);
 	if (opener == OPENER_UNKNOWN)
-		return ruled || !image_admits(d, mirror, d->destination, d->source);
+		return young && (ruled || !admits);
 	return opener == (own_stack ? OPENER_POD : OPENER_PEER);
 }
 
@@ -24,8 +32,7 @@ static __always_inline int sender_opened(struct decision *d, const struct packet
  * its own:
  *   - what opens a connection, always;
  *   - other TCP segments and SCTP chunks refresh an entry and make none, or the answers of a server would become flows of
- *     its own and keep a revoked connection alive. While isolation is young the connection may be older than it: then a
- *     segment from the side that opened it makes one;
+ *     its own and keep a revoked connection alive. Only a segment from the side that opened the connection makes one;
  *   - datagrams and the rest, which open nothing, unless they answer a flow that is remembered.
  * owner is the pod on whose behalf; own_stack: it sent p itself, so that a segment past the handshake proves that the
  * connection is real; ruled: a rule of the pod admits p.
@@ -62,9 +69,7 @@ static __noinline int flow_record(struct decision *d, const struct packet *p, __
 		}
 		if (p->protocol == IPPROTO_SCTP)
 			return 0;
-		if (p->protocol == IPPROTO_TCP &&
-		    ((!isolation_is_young(d, owner, DIRECTION_INGRESS) && !isolation_is_young(d, owner, DIRECTION_EGRESS)) ||
-		     !sender_opened(d, p, &mirror, owner, own_stack, ruled)))
+		if (p->protocol == IPPROTO_TCP && !sender_opened(d, p, &mirror, owner, own_stack, ruled))
 			return 0;
 	}
 	return flow_insert(d, &key, d->source, d->destination, owner);

@@ -165,3 +165,8 @@ func admitAll(p *policy.Policy) {
 	p.Rules = append(p.Rules, policy.Rule{Path: "spec.ingress[0]", Direction: policy.Ingress,
 		Peers: []policy.Peer{{Kind: policy.PeerEntity, Entity: policy.EntityAll}}, Ports: []policy.PortMatch{policy.AnyPort}})
 }
+
+// without1 is the model less one rule of a policy.
+func without1(name string, rule int) *policy.Model {
+	return ruled(name, func(p *policy.Policy) { p.Rules = append(p.Rules[:rule:rule], p.Rules[rule+1:]...) })
+}
