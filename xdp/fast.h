@@ -107,7 +107,7 @@ static __always_inline int fast_strippable(void *at, void *end)
 	struct fast_frame *frame = at;
 	__u64 outer, inner;
 
-	if ((void *)(frame + 1) > end || FAST_FIELD(frame, __u16, outer_udp.check))
+	if ((void *)(frame + 1) > end)
 		return 0;
 	outer = FAST_FIELD(frame, __u64, outer_ip) & FAST_ECN;
 	inner = FAST_FIELD(frame, __u64, inner_ip) & FAST_ECN;
