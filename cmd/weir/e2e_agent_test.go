@@ -134,7 +134,12 @@ func TestE2ETermKeepsEnforcementAndCleanupEndsIt(t *testing.T) {
 // nothingAttached looks at every interface of both nodes.
 func (s *scene) nothingAttached() {
 	s.t.Helper()
-	for _, n := range s.lab.Nodes {
+	s.nothingAttachedTo(s.lab.Nodes[:]...)
+}
+
+func (s *scene) nothingAttachedTo(nodes ...*lab.Node) {
+	s.t.Helper()
+	for _, n := range nodes {
 		names := []string{"eth0", "cni0", "flannel.1"}
 		for _, p := range s.lab.Pods {
 			if p.Node == n {

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/weirnet/weir/internal/lab"
+	"github.com/weirnet/weir/internal/packet"
+)
+
+// A set that does not fit is refused and named; the last good one stays enforced; what comes after it is applied again.
+func TestE2EWhatDoesNotFitChangesNothing(t *testing.T) {
+	s := newScene(t, lab.Config{})
+	client, server := s.pod(1, "client", clientIP), s.pod(2, "server", serverIP)
+	s.echo(server, 8080)
+	s.start()
+	s.apply("server.yaml", ingress("server", "", 0))
+	var crowd strings.Builder
+	for i := range 66 { // more addresses than the table of Services has room for
+		fmt.Fprintf(&crowd, "---\napiVersion: v1\nkind: Service\nmetadata: {name: s%d}\nspec: {clusterIP: 10.43.1.%d, ports: [", i, i)
+		for port := range 1000 {
+			fmt.Fprintf(&crowd, "{name: p%d, port: %[1]d}, ", port+1)
+		}
+		crowd.WriteString("]}\n")
+	}
+	if err := s.lab.Manifests.Write("crowd.yaml", crowd.String()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.lab.Manifests.Remove("server.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	o := &oneAgent{T: t, lab: s.lab, node: s.lab.Nodes[1], agent: s.agents[1]}
+	o.readySays("503", "too large")
+	s.want(client, serverIP+":8080", false)
+	if n := s.count()[1].sum("weir_apply_failures_total"); n == 0 {
+		t.Error("weir_apply_failures_total says nothing")
+	}
+	if err := s.lab.Manifests.Remove("crowd.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	s.ready()
+	s.want(client, serverIP+":8080", true)
+}
+
+func TestE2EUnknownEndpoint(t *testing.T) {
+	for mode, passes := range map[string]bool{"pass": true, "drop": false} {
+		t.Run(mode, func(t *testing.T) {
+			s := newScene(t, lab.Config{}, "--unknown-endpoint", mode)
+			client := s.pod(1, "client", clientIP)
+			secret, err := s.lab.AddPod(s.lab.Nodes[1], lab.PodSpec{Name: "secret", Addr: netip.MustParseAddr(serverIP), Silent: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.echo(secret, 8080)
+			s.start()
+			before := s.count()
+			s.want(client, serverIP+":8080", passes)
+			verdict := map[bool]string{true: "verdict=pass", false: "verdict=drop"}[passes]
+			moved := s.moved(before)[1]
+			if moved.sum("weir_packets_total", "hook=underlay_rx", "reason=unknown_endpoint", verdict) == 0 {
+				t.Errorf("no unknown_endpoint with %s: %v", verdict, moved)
+			}
+		})
+	}
+}
+
+// In observe mode forged packets go on, and are counted.
+func TestE2EObserve(t *testing.T) {
+	s := newScene(t, lab.Config{}, "--spoof-check", "observe")
+	s.pod(1, "client", clientIP)
+	server := s.pod(2, "server", serverIP)
+	received := collect(t, server, 9000)
+	s.start()
+	attacker, err := s.lab.LAN.Link("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	node1, node2 := s.lab.Nodes[0], s.lab.Nodes[1]
+	nic, err := node2.Link("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := netip.MustParseAddrPort(serverIP + ":9000")
+	inner := packet.UDP(netip.MustParseAddrPort(clientIP+":1234"), target, []byte("forged")...).Via(packet.MAC(node1.VTEPMAC), packet.MAC(node2.VTEPMAC))
+	outer := packet.Underlay(netip.MustParseAddr(lab.LANIP), node2.IP).Via(packet.MAC(attacker.HardwareAddr), packet.MAC(nic.HardwareAddr))
+	before := s.count()
+	if err := s.lab.LAN.Inject("eth0", packet.Encapsulate(outer, lab.VNI, inner.Bytes()).Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	o := &oneAgent{T: t, lab: s.lab, node: node2, agent: s.agents[1]}
+	o.eventually("the forged packet", func() bool { return received.Load() == 1 })
+	moved := s.moved(before)[1]
+	if n := moved.sum("weir_packets_total", "verdict=observe", "reason=unknown_vtep"); n != 1 || moved.sum("weir_packets_total", "verdict=drop") != 0 {
+		t.Errorf("%d observed: %v", n, moved)
+	}
+}
+
+// Left to itself, the agent strips where that is safe, and says why where it is not. Either way traffic flows.
+func TestE2EDecapAuto(t *testing.T) {
+	for filter, says := range map[int]string{0: "decap: strip", 1: "decap: inspect", 2: "decap: strip"} {
+		t.Run(fmt.Sprintf("rp_filter %d", filter), func(t *testing.T) {
+			s := newScene(t, lab.Config{RPFilter: filter})
+			client, server := s.pod(1, "client", clientIP), s.pod(2, "server", serverIP)
+			s.echo(server, 8080)
+			s.start()
+			for _, a := range s.agents {
+				if log := a.log.String(); !strings.Contains(log, says) || filter == 1 && !strings.Contains(log, "rp_filter") {
+					t.Errorf("%s does not say %q:\n%s", a.node.NodeID, says, log)
+				}
+			}
+			s.apply("server.yaml", ingress("server", "client", 8080))
+			overlay := s.overlayReceived(2)
+			s.want(client, serverIP+":8080", true)
+			s.want(client, serverIP+":8081", false)
+			if through := s.overlayReceived(2) - overlay; (through == 0) != (filter != 1) {
+				t.Errorf("flannel.1 received %d packets", through)
+			}
+		})
+	}
+}
+
+// A second agent on a node, with a directory of its own, takes nothing over from the first, and leaves nothing behind.
+func TestE2ESecondAgentElsewhere(t *testing.T) {
+	s := newScene(t, lab.Config{})
+	client, server := s.pod(1, "client", clientIP), s.pod(2, "server", serverIP)
+	s.echo(server, 8080)
+	s.start()
+	s.apply("server.yaml", ingress("server", "client", 8080))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := s.lab.Nodes[1]
+	second, err := startAgent(s.lab, node, append(s.flags, "--pin-path", "/sys/fs/bpf/second", "--metrics-addr", "")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-second.done
+	if code := second.cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(second.log.String(), "eth0") {
+		t.Errorf("the second agent: exit %d\n%s", code, second.log)
+	}
+	s.want(client, serverIP+":8080", true)
+	s.want(client, serverIP+":8081", false)
+	if out, err := node.Run(context.Background(), "env", "WEIR_VERB=agent", self, "agent", "cleanup", "--pin-path", "/sys/fs/bpf/second"); err != nil {
+		t.Errorf("cleanup of the second: %v\n%s", err, out)
+	}
+	s.want(client, serverIP+":8080", true)
+	s.want(client, serverIP+":8081", false)
+	if err := s.agents[1].stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := node.Run(context.Background(), "env", "WEIR_VERB=agent", self, "agent", "cleanup"); err != nil {
+		t.Errorf("cleanup: %v\n%s", err, out)
+	}
+	s.nothingAttachedTo(node)
+	s.restart(2)
+	s.want(client, serverIP+":8081", false)
+}
