@@ -28,6 +28,8 @@ type PodName struct {
 	UID string `json:"uid,omitempty"`
 }
 
+func (n PodName) String() string { return n.Pod }
+
 // keys is the part of an image that names its numbers. All lists are sorted, so equal facts are equal bytes.
 type keys struct {
 	Node       string       `json:"node"`

@@ -181,7 +181,9 @@ func (r *checkRun) all(ctx context.Context, from string, stdin io.Reader) error 
 				return fmt.Errorf("read probes: %w", err)
 			}
 			eof = err != nil
-			line++
+			if line++; line == 1 {
+				text = bytes.TrimPrefix(text, []byte("\ufeff"))
+			}
 			if text = bytes.TrimSpace(text); len(text) > 0 {
 				chunk = append(chunk, parseProbe(line, text))
 			}
