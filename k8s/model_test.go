@@ -126,7 +126,8 @@ spec: {containers: [{name: c}]}
 		t.Errorf("ports %v", web.Ports)
 	}
 	wantLabels := map[string]string{"app": "web", "io.kubernetes.pod.namespace": "shop", "io.cilium.k8s.namespace.labels.team": "a",
-		"io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name": "shop", "io.cilium.k8s.policy.serviceaccount": "runner", "io.cilium.k8s.policy.cluster": "default"}
+		"io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name": "shop", "io.cilium.k8s.policy.serviceaccount": "runner", "io.cilium.k8s.policy.cluster": "default",
+		"own::io.kubernetes.pod.namespace": "forged", "own::io.cilium.k8s.namespace.labels.team": "forged", "own::io.cilium.k8s.policy.cluster": "forged"}
 	if !reflect.DeepEqual(web.Labels, wantLabels) {
 		t.Errorf("labels %v", web.Labels)
 	}

@@ -41,8 +41,10 @@ const (
 	ReasonDiffers     = "Differs"     // weir, or Cilium, reads this otherwise than it looks
 )
 
-// Labels that every pod has besides its own. No pod can give itself one: its own labels under these names do not count.
+// Labels that every pod has besides its own. No pod can give itself one: its own labels under these names are called
+// own::NAME, which no key of a Cilium policy can be, and only the podSelectors of NetworkPolicies find them.
 const (
+	labelOwn            = "own::"
 	labelNamespace      = "io.kubernetes.pod.namespace"
 	labelNamespaceLabel = "io.cilium.k8s.namespace.labels."
 	labelServiceAccount = "io.cilium.k8s.policy.serviceaccount"
@@ -232,9 +234,7 @@ func (t *translator) withoutPods() {
 func podLabels(p *corev1.Pod, namespace map[string]string) map[string]string {
 	labels := map[string]string{}
 	for k, v := range p.Labels {
-		if !strings.HasPrefix(k, labelCilium) {
-			labels[k] = v
-		}
+		labels[ownKey(k)] = v
 	}
 	for k, v := range namespace {
 		labels[labelNamespaceLabel+k] = v
@@ -247,6 +247,14 @@ func podLabels(p *corev1.Pod, namespace map[string]string) map[string]string {
 		labels[labelServiceAccount] = p.Spec.ServiceAccountName
 	}
 	return labels
+}
+
+// ownKey is what a pod's own label is called among its labels.
+func ownKey(key string) string {
+	if key == labelNamespace || strings.HasPrefix(key, labelCilium) {
+		return labelOwn + key
+	}
+	return key
 }
 
 // namedPorts are the ports of a pod's running containers that have a name; of equal names the first counts.

@@ -15,7 +15,7 @@ import (
 
 func (t *translator) networkPolicy(p *networkingv1.NetworkPolicy) {
 	out := policy.Policy{Key: name("NetworkPolicy", p)}
-	out.Subject = append(inNamespace(p.Namespace), requirements(&p.Spec.PodSelector, "")...)
+	out.Subject = append(inNamespace(p.Namespace), podRequirements(&p.Spec.PodSelector)...)
 	out.Isolates = [2]bool{policy.Ingress: true, policy.Egress: len(p.Spec.Egress) > 0}
 	if len(p.Spec.PolicyTypes) > 0 {
 		out.Isolates = [2]bool{}
@@ -59,7 +59,7 @@ func (t *translator) policyPeers(from []networkingv1.NetworkPolicyPeer, namespac
 			s = requirements(f.NamespaceSelector, labelNamespaceLabel)
 		}
 		if f.PodSelector != nil {
-			s = append(s, requirements(f.PodSelector, "")...)
+			s = append(s, podRequirements(f.PodSelector)...)
 		}
 		peers = append(peers, policy.Peer{Kind: policy.PeerSelector, Selector: s})
 	}
@@ -115,6 +115,15 @@ func requirements(s *metav1.LabelSelector, prefix string) policy.Selector {
 	}
 	for _, e := range s.MatchExpressions {
 		out = append(out, policy.Requirement{Key: prefix + e.Key, Op: operator(e.Operator), Values: e.Values})
+	}
+	return out
+}
+
+// podRequirements are those of a NetworkPolicy's podSelector: it sees the pod's own labels and no others.
+func podRequirements(s *metav1.LabelSelector) policy.Selector {
+	out := requirements(s, "")
+	for i := range out {
+		out[i].Key = ownKey(out[i].Key)
 	}
 	return out
 }

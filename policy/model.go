@@ -47,7 +47,7 @@ type Pod struct {
 	Node            string
 	// Labels is all that selectors can see, keys without a source prefix: the pod's own labels, and the derived ones
 	// io.kubernetes.pod.namespace, io.cilium.k8s.namespace.labels.*, io.cilium.k8s.policy.serviceaccount,
-	// io.cilium.k8s.policy.cluster.
+	// io.cilium.k8s.policy.cluster. A label of its own under the name of a derived one is called own::NAME.
 	Labels map[string]string
 	Addrs  []netip.Addr // at most one per family
 	Ports  []NamedPort  // the named ports only

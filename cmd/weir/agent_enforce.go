@@ -47,10 +47,14 @@ func (a *agent) work(ctx context.Context, news set) (again bool, err error) {
 	if news.answer != nil {
 		defer func(verdict error) { news.answer <- verdict }(err) // when the set's pods are attached, too
 	}
-	if a.applied.objects == nil {
+	switch {
+	case ctx.Err() != nil:
+		return false, nil
+	case a.applied.objects == nil:
 		return false, nil // nothing of ours to keep up yet; the source tries its set again
-	}
-	if err != nil {
+	case err != nil && news.answer != nil:
+		return true, nil // the source tells, and tries its set again; the set before it is kept up
+	case err != nil:
 		a.fail("keep up with manifests and interfaces", err)
 		return true, nil
 	}

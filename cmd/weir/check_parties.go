@@ -24,6 +24,8 @@ type cluster struct {
 	nodes map[string]*nodeAddrs
 	owner map[netip.Addr]oracle.Party
 	cidrs []podCIDR
+	// services are the addresses where a Service makes another port of the overlay's own.
+	services map[netip.Addr]bool
 }
 
 // nodeAddrs are the addresses of a node itself.
@@ -40,7 +42,17 @@ type podCIDR struct {
 }
 
 func newCluster(objs *k8s.Objects) (*cluster, error) {
-	c := &cluster{pods: map[string]*corev1.Pod{}, nodes: map[string]*nodeAddrs{}, owner: map[netip.Addr]oracle.Party{}}
+	c := &cluster{pods: map[string]*corev1.Pod{}, nodes: map[string]*nodeAddrs{}, owner: map[netip.Addr]oracle.Party{},
+		services: map[netip.Addr]bool{}}
+	for _, s := range objs.Services {
+		if slices.ContainsFunc(s.Spec.Ports, isTunnelPort) {
+			for _, text := range slices.Concat([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs, s.Spec.ExternalIPs) {
+				if addr, err := netip.ParseAddr(text); err == nil {
+					c.services[addr] = true
+				}
+			}
+		}
+	}
 	for _, node := range objs.Nodes {
 		if err := c.addNode(node); err != nil {
 			return nil, err
@@ -62,6 +74,10 @@ func newCluster(objs *k8s.Objects) (*cluster, error) {
 	}
 	slices.Sort(c.names)
 	return c, nil
+}
+
+func isTunnelPort(p corev1.ServicePort) bool {
+	return p.Protocol == corev1.ProtocolUDP && uint16(p.Port) == bpf.DefaultKnobs().VXLANPort
 }
 
 func (c *cluster) addNode(node *corev1.Node) error {
@@ -124,6 +140,7 @@ type question struct {
 	srcNode, dstNode string // where the parties are; "": outside
 	protocol         uint8
 	port             uint16
+	service          bool // dst is a Service address at the overlay's own port
 }
 
 // resolve finds the parties of a probe.
@@ -150,7 +167,7 @@ func (c *cluster) resolve(p *probe) (*question, error) {
 	if q.dst.Addr, err = c.address(dst, src, family, false); err != nil {
 		return nil, fmt.Errorf("resolve dst: %w", err)
 	}
-	q.srcNode, q.dstNode = c.place(q.src), c.place(q.dst)
+	q.srcNode, q.dstNode, q.service = c.place(q.src), c.place(q.dst), c.services[q.dst.Addr]
 	return q, nil
 }
 
@@ -270,13 +287,13 @@ func (c *cluster) place(p oracle.Party) string {
 }
 
 // override replaces what policy says where the datapath does not ask it: at the overlay's own port. No pod may send there
-// to what may be a node, and nobody outside may send there to a pod.
+// to what is not known to be a pod, and nobody outside may send there to a pod.
 func (q *question) override(a *answer, vxlanPort uint16) bool {
 	if q.protocol != policy.UDP || q.port != vxlanPort || !q.src.Addr.Is4() {
 		return false
 	}
 	switch {
-	case q.src.Pod != nil && q.dst.Pod == nil && (q.dstNode != "" || q.dst.Addr.As4()[0] >= 224):
+	case q.src.Pod != nil && q.dst.Pod == nil && (q.dstNode != "" || !q.service):
 		a.egress = &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelFromPod)}
 	case q.dst.Pod != nil && q.srcNode == "":
 		a.ingress = &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelStray)}

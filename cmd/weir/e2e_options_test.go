@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/weirnet/weir/internal/lab"
 	"github.com/weirnet/weir/internal/packet"
@@ -162,4 +163,52 @@ func TestE2ESecondAgentElsewhere(t *testing.T) {
 	s.nothingAttachedTo(node)
 	s.restart(2)
 	s.want(client, serverIP+":8081", false)
+}
+
+// reaches says whether a node's own socket gets an answer from a pod's.
+func (s *scene) reaches(from *lab.Node, to string) bool {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", to)
+	if err != nil {
+		if !isTimeout(err) {
+			s.t.Fatalf("dial %s from %s: %v", to, from.NodeID, err)
+		}
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// A pod's own node reaches it whatever policy says; another node needs a rule, and the InternalIP in it will do, although
+// its packets come from the VTEP's address.
+func TestE2ENodesAndPods(t *testing.T) {
+	s := newScene(t, lab.Config{})
+	client, server := s.pod(1, "client", clientIP), s.pod(2, "server", serverIP)
+	s.echo(client, 8080)
+	s.echo(server, 8080)
+	s.start()
+	s.apply("server.yaml", ingress("server", "client", 8080))
+	node1, node2 := s.lab.Nodes[0], s.lab.Nodes[1]
+	want := func(from *lab.Node, to string, allowed bool) {
+		t.Helper()
+		if got := s.reaches(from, to); got != allowed {
+			t.Errorf("%s → %s: %v, want %v", from.NodeID, to, got, allowed)
+		}
+	}
+	want(node2, serverIP+":8080", true)
+	want(node1, serverIP+":8080", false)
+	s.apply("block.yaml", fmt.Sprintf(`apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: block, namespace: default}
+spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{ipBlock: {cidr: %s/32}}]}]}
+`, node1.IP))
+	want(node1, serverIP+":8080", true)
+	want(node1, clientIP+":8080", true)
+	s.apply("client.yaml", egress("client", "", 0))
+	if s.ping(client, node1.Gateway().String()) {
+		t.Error("a pod that may send to nobody pings its own node")
+	}
+	want(node1, clientIP+":8080", true) // it answers
 }
