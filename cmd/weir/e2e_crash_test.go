@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -204,4 +205,39 @@ func (s *scene) launch() {
 		}
 		s.agents[i] = a
 	}
+}
+
+// An agent that comes back with other options changes what runs, under traffic, without a gap.
+func TestE2EOtherOptionsWithoutAGap(t *testing.T) {
+	s := newScene(t, lab.Config{}, "--decap", "inspect")
+	client, stranger := s.pod(1, "client", clientIP), s.pod(1, "stranger", strangerIP)
+	server, neighbour := s.pod(2, "server", serverIP), s.pod(2, "neighbour", "10.42.1.20")
+	s.start()
+	s.apply("server.yaml", ingress("server", "client", 9000))
+	b := s.traffic(client, stranger, neighbour, server)
+	flags := s.flags
+	for round, options := range [][]string{
+		{"--decap", "strip", "--spoof-check", "observe", "--unknown-endpoint", "drop"},
+		{"--decap", "auto", "--xdp-mode", "generic"},
+		{"--decap", "inspect"},
+	} {
+		for _, a := range s.agents {
+			if err := a.stop([]syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[round%2]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.flags = append(flags[:len(flags)-2:len(flags)-2], options...)
+		s.launch()
+		s.ready()
+		nic, err := s.lab.Nodes[1].Link("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const generic = 2 // XDP_ATTACHED_SKB of linux/if_link.h
+		if got := nic.Xdp != nil && nic.Xdp.AttachMode == generic; got != slices.Contains(options, "generic") {
+			t.Errorf("%v: XDP is generic: %v", options, got)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	b.end(t)
 }
