@@ -152,16 +152,7 @@ func (r *checkRun) open(rest []string, manifests, judgeName, output string, stdo
 // all answers every probe, in order.
 func (r *checkRun) all(ctx context.Context, from string, stdin io.Reader) error {
 	if from == "" {
-		pairs := r.cluster.pairs()
-		if len(pairs) == 0 {
-			fmt.Fprintln(r.stderr, "weir check: no pod has a containerPort: nothing to probe")
-		}
-		for chunk := range slices.Chunk(pairs, chunkSize) {
-			if err := r.answer(ctx, chunk); err != nil {
-				return err
-			}
-		}
-		return r.out.flush()
+		return r.allPairs(ctx)
 	}
 	if from != "-" {
 		file, err := os.Open(from)
@@ -193,6 +184,27 @@ func (r *checkRun) all(ctx context.Context, from string, stdin io.Reader) error 
 		}
 	}
 	return r.out.flush()
+}
+
+// allPairs answers what nobody asked: may each pod reach each other one?
+func (r *checkRun) allPairs(ctx context.Context) error {
+	var chunk []*probe
+	some := false
+	for p := range r.cluster.pairs() {
+		some = true
+		if chunk = append(chunk, p); len(chunk) < chunkSize {
+			continue
+		}
+		// A part of the table is written at a time: of a large cluster nobody could hold all.
+		if err := errors.Join(r.answer(ctx, chunk), r.out.flush()); err != nil {
+			return err
+		}
+		chunk = chunk[:0]
+	}
+	if !some {
+		fmt.Fprintln(r.stderr, "weir check: no pod has a containerPort: nothing to probe")
+	}
+	return errors.Join(r.answer(ctx, chunk), r.out.flush())
 }
 
 // answer answers a chunk of probes.

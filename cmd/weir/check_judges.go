@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -220,43 +222,43 @@ func oracleSide(j *oracle.Judgement) *sideAnswer {
 }
 
 // pairs are all pairs of pods on all containerPorts of the set, those where no pod has an address of its own left out.
-func (c *cluster) pairs() []*probe {
+func (c *cluster) pairs() iter.Seq[*probe] {
 	type service struct {
 		protocol uint8
 		port     uint16
 	}
-	var services []service
+	seen := map[service]bool{}
 	for _, pod := range c.pods {
 		for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 			for _, p := range container.Ports {
-				s := service{policy.TCP, uint16(p.ContainerPort)}
+				protocol := policy.TCP
 				switch p.Protocol {
 				case corev1.ProtocolUDP:
-					s.protocol = policy.UDP
+					protocol = policy.UDP
 				case corev1.ProtocolSCTP:
-					s.protocol = policy.SCTP
+					protocol = policy.SCTP
 				}
-				if !slices.Contains(services, s) {
-					services = append(services, s)
-				}
+				seen[service{protocol, uint16(p.ContainerPort)}] = true
 			}
 		}
 	}
-	slices.SortFunc(services, func(a, b service) int {
+	services := slices.SortedFunc(maps.Keys(seen), func(a, b service) int {
 		return int(a.protocol)<<16 + int(a.port) - int(b.protocol)<<16 - int(b.port)
 	})
-	var probes []*probe
-	for _, src := range c.names {
-		for _, dst := range c.names {
-			if c.pods[src].Spec.HostNetwork && c.pods[dst].Spec.HostNetwork {
-				continue
-			}
-			for _, s := range services {
-				probes = append(probes, pairProbe(src, dst, s.protocol, s.port))
+	return func(yield func(*probe) bool) {
+		for _, src := range c.names {
+			for _, dst := range c.names {
+				if c.pods[src].Spec.HostNetwork && c.pods[dst].Spec.HostNetwork {
+					continue
+				}
+				for _, s := range services {
+					if !yield(pairProbe(src, dst, s.protocol, s.port)) {
+						return
+					}
+				}
 			}
 		}
 	}
-	return probes
 }
 
 // pairProbe is a probe as it would have been written.
