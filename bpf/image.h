@@ -34,19 +34,14 @@ struct image_header {
 	__u32 identity_count;
 	__u32 protocols; /* offset of image_protocol[256] */
 	__u32 classes;	 /* offset of the u16 port classes that image_protocol.base indexes */
-	__u32 rows;	 /* offset of image_row[row_count]; the first stands for none and is never read */
-	__u32 row_count;
+	__u32 subjects;	 /* offset of image_subject[identity_count] */
+	__u32 row_count; /* of different rows that are not empty, for people */
 	__u32 keys; /* offset and length of what only user space reads: the names of the numbers */
 	__u32 keys_len;
 	__u32 checksum; /* CRC-32C of bytes 0..size with this field 0 */
-	__u32 subjects; /* offset of image_subject[identity_count] */
-	__u32 reserved[2];
+	__u32 reserved[3];
 };
 _Static_assert(sizeof(struct image_header) == 64, "image_header is ABI");
-
-struct image_subject {
-	__u32 rows[DIRECTION_COUNT]; /* by enum direction: offset of an image_row; 0: not isolated, or not of this node */
-};
 
 /* Port class of (protocol, port) = classes[base + (port & mask)]. ICMP: port is the type. Others: mask 0. */
 struct image_protocol {
@@ -58,5 +53,10 @@ struct image_row {
 	__u32 blocks;  /* offset of u32[peer classes / 32]: offsets of blocks, which are u16[32]: local peer classes */
 	__u32 ports;   /* offset of u16[port classes]: local port classes */
 	__u32 cells;   /* offset of the u16 cells, by local peer class * columns + local port class */
-	__u32 columns; /* local port classes */
+	__u32 columns; /* local port classes; 0: no policy selects the identity, or no pod of this node has it */
 };
+
+struct image_subject {
+	struct image_row rows[DIRECTION_COUNT]; /* by enum direction */
+};
+_Static_assert(sizeof(struct image_subject) == 32, "image_subject is ABI");

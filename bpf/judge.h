@@ -42,12 +42,13 @@ static __always_inline struct service *service_find(__u32 addr, __u16 port, __u8
 }
 
 /*
- * What an egress row says about the backends of a Service; they are few and distinct. A global function, which the
+ * What the egress row of an identity says about the backends of a Service; they are few and distinct. A global function, which the
  * verifier walks once and not once a caller; so it is told which half of the slot the image is in.
  */
-__noinline int service_judge(const struct service *service, __u32 row, __u32 protocol, __u32 half)
+__noinline int service_judge(const struct service *service, __u32 identity, __u32 protocol, __u32 half)
 {
 	const struct image_header *image = image_at(half);
+	struct row row = image_row(image, identity, DIRECTION_EGRESS);
 	__u32 admitted = 0, host_refused = 0, count, i;
 
 	if (!service)
@@ -79,7 +80,8 @@ __noinline int service_judge(const struct service *service, __u32 row, __u32 pro
  */
 static __noinline int image_admits(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination)
 {
-	__u32 from = address_identity(source), to = address_identity(destination), row;
+	__u32 from = address_identity(source), to = address_identity(destination);
+	struct row row;
 	const struct image_header *image;
 	__u16 class;
 
@@ -87,19 +89,19 @@ static __noinline int image_admits(const struct decision *d, const struct flow_k
 		return 0;
 	image = d->image;
 	class = image_port_class(image, key->protocol, key->dport);
-	row = image_row_of(image, from, DIRECTION_EGRESS);
-	if (address_kind(source) == ADDRESS_LOCAL_POD && row) {
+	row = image_row(image, from, DIRECTION_EGRESS);
+	if (address_kind(source) == ADDRESS_LOCAL_POD && row_policed(row)) {
 		struct service *service = service_find(key->daddr, key->dport, key->protocol);
 
 		if (service) {
-			if (service_judge(service, row, key->protocol, d->half) == BACKENDS_NONE)
+			if (service_judge(service, from, key->protocol, d->half) == BACKENDS_NONE)
 				return 0;
 		} else if (!(image_cell(image, row, image_peer_class(image, to), class) & CELL_ALLOW)) {
 			return 0;
 		}
 	}
-	row = image_row_of(image, to, DIRECTION_INGRESS);
-	if (address_kind(destination) == ADDRESS_LOCAL_POD && row &&
+	row = image_row(image, to, DIRECTION_INGRESS);
+	if (address_kind(destination) == ADDRESS_LOCAL_POD && row_policed(row) &&
 	    !(image_cell(image, row, image_peer_class(image, from), class) & CELL_ALLOW))
 		return 0;
 	return 1;
@@ -306,8 +308,9 @@ static __always_inline int reason_passes(enum reason reason)
 	return reason < REASON_DENIED_DEFAULT || (reason >= REASON_HANDED_UP && reason < REASON_UNKNOWN_ENDPOINT);
 }
 
-/* The decision where row, which is not 0, is the pod's policy. */
-static __always_inline enum reason judge_row(struct decision *d, struct packet *p, const struct subject *s, __u32 peer, __u32 row)
+/* The decision where row is the pod's policy. */
+static __always_inline enum reason judge_row(struct decision *d, struct packet *p, const struct subject *s, __u32 peer,
+					     struct row row)
 {
 	enum reason denied;
 	__u16 cell;
@@ -319,7 +322,7 @@ static __always_inline enum reason judge_row(struct decision *d, struct packet *
 		struct service *service = service_find(p->daddr, p->dport, p->protocol);
 
 		if (service) {
-			answer = service_judge(service, row, p->protocol, d->half);
+			answer = service_judge(service, s->identity, p->protocol, d->half);
 			if (answer == BACKENDS_ALL)
 				return REASON_SERVICE;
 			if (answer == BACKENDS_MIXED)
@@ -355,12 +358,12 @@ static __always_inline enum reason judge_row(struct decision *d, struct packet *
  */
 static __always_inline enum reason judge(struct decision *d, struct packet *p, const struct subject *s, __u32 peer)
 {
-	__u32 row = image_row_of(d->image, s->identity, s->direction);
+	struct row row = image_row(d->image, s->identity, s->direction);
 	enum reason reason;
 
 	d->direction = s->direction;
 	d->rule = 0;
-	if (!row)
+	if (!row_policed(row))
 		return REASON_NOT_ISOLATED;
 	reason = judge_row(d, p, s, peer, row);
 	if (reason_passes(reason) && p->fragment == FRAGMENT_FIRST)

@@ -37,11 +37,25 @@ static __always_inline __u16 image_peer_class(const struct image_header *image, 
 	return image_u16(image, image->identities + image_known(image, identity) * sizeof(__u16));
 }
 
-/* Where the row of a local pod's identity is; 0: no policy selects it. */
-static __always_inline __u32 image_row_of(const struct image_header *image, __u32 identity, __u32 direction)
+/* A struct image_row in two registers. */
+struct row {
+	__u64 lists; /* blocks, ports << 32 */
+	__u64 table; /* cells, columns << 32 */
+};
+
+/* The row of a local pod's identity. */
+static __always_inline struct row image_row(const struct image_header *image, __u32 identity, __u32 direction)
 {
-	return image_u32(image, image->subjects + image_known(image, identity) * sizeof(struct image_subject) +
-				(direction & 1) * sizeof(__u32));
+	__u32 at = image->subjects + image_known(image, identity) * sizeof(struct image_subject) +
+		   (direction & 1) * sizeof(struct image_row);
+
+	return (struct row){.lists = image_u64(image, at), .table = image_u64(image, at + sizeof(__u64))};
+}
+
+/* Does some policy select the pods that have this row? */
+static __always_inline int row_policed(struct row row)
+{
+	return row.table >> 32 != 0;
 }
 
 static __always_inline __u16 image_port_class(const struct image_header *image, __u8 protocol, __u16 port)
@@ -52,13 +66,12 @@ static __always_inline __u16 image_port_class(const struct image_header *image, 
 	return image_u16(image, image->classes + (base + (port & mask)) * sizeof(__u16));
 }
 
-/* The cell of row (not 0) for a peer class and a port class. */
-static __always_inline __u16 image_cell(const struct image_header *image, __u32 row, __u16 peer, __u16 port_class)
+/* The cell of a policed row for a peer class and a port class. */
+static __always_inline __u16 image_cell(const struct image_header *image, struct row row, __u16 peer, __u16 port_class)
 {
-	__u64 lists = image_u64(image, row), table = image_u64(image, row + sizeof(__u64));
-	__u32 block = image_u32(image, (__u32)lists + peer / IMAGE_BLOCK * sizeof(__u32));
-	__u32 column = image_u16(image, (lists >> 32) + port_class * sizeof(__u16));
+	__u32 block = image_u32(image, (__u32)row.lists + peer / IMAGE_BLOCK * sizeof(__u32));
+	__u32 column = image_u16(image, (row.lists >> 32) + port_class * sizeof(__u16));
 	__u32 local = image_u16(image, block + peer % IMAGE_BLOCK * sizeof(__u16));
 
-	return image_u16(image, (__u32)table + (local * (__u32)(table >> 32) + column) * sizeof(__u16));
+	return image_u16(image, (__u32)row.table + (local * (__u32)(row.table >> 32) + column) * sizeof(__u16));
 }

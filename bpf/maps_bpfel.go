@@ -102,17 +102,22 @@ type mapsExported struct {
 		IdentityCount uint32
 		Protocols     uint32
 		Classes       uint32
-		Rows          uint32
+		Subjects      uint32
 		RowCount      uint32
 		Keys          uint32
 		KeysLen       uint32
 		Checksum      uint32
-		Subjects      uint32
-		Reserved      [2]uint32
+		Reserved      [3]uint32
 	}
 	Subject struct {
 		_    structs.HostLayout
-		Rows [2]uint32
+		Rows [2]struct {
+			_       structs.HostLayout
+			Blocks  uint32
+			Ports   uint32
+			Cells   uint32
+			Columns uint32
+		}
 	}
 	Protocol struct {
 		_    structs.HostLayout
@@ -248,13 +253,12 @@ type mapsImageHeader struct {
 	IdentityCount uint32
 	Protocols     uint32
 	Classes       uint32
-	Rows          uint32
+	Subjects      uint32
 	RowCount      uint32
 	Keys          uint32
 	KeysLen       uint32
 	Checksum      uint32
-	Subjects      uint32
-	Reserved      [2]uint32
+	Reserved      [3]uint32
 }
 
 type mapsImageProtocol struct {
@@ -273,7 +277,7 @@ type mapsImageRow struct {
 
 type mapsImageSubject struct {
 	_    structs.HostLayout
-	Rows [2]uint32
+	Rows [2]mapsImageRow
 }
 
 type mapsNode struct {

@@ -76,10 +76,10 @@ static __noinline int flow_record(struct decision *d, const struct packet *p, __
 }
 
 /*
- * Need flow_record look at p at all? against and along are the pod's rows in the direction of p's replies and in p's own:
- * a TCP or SCTP flow needs no memory for the latter's sake unless it may be older than isolation.
+ * Need flow_record look at p at all? against and along: is the pod policed in the direction of p's replies, and in p's own?
+ * A TCP or SCTP flow needs no memory for the latter's sake unless it may be older than isolation.
  */
-static __always_inline int flow_concerns(struct decision *d, const struct packet *p, __u32 slot, __u32 against, __u32 along)
+static __always_inline int flow_concerns(struct decision *d, const struct packet *p, __u32 slot, int against, int along)
 {
 	if (against)
 		return 1;

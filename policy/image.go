@@ -19,7 +19,7 @@ const (
 
 	imageHeaderSize   = 64
 	imageIdentitySize = 2
-	imageSubjectSize  = 8
+	imageSubjectSize  = 2 * imageRowSize
 	imageProtocolSize = 8
 	imageRowSize      = 16
 	imageBlock        = 32
@@ -32,12 +32,11 @@ const (
 	offIdentityCount = 20
 	offProtocols     = 24
 	offClasses       = 28
-	offRows          = 32
+	offSubjects      = 32
 	offRowCount      = 36
 	offKeys          = 40
 	offKeysLen       = 44
 	offChecksum      = 48
-	offSubjects      = 52
 )
 
 // Cell is a verdict and the rule that decided it.
@@ -124,7 +123,7 @@ func (img *Image) Size() int { return len(img.bytes) }
 // Identities is the number past the highest identity number that is defined.
 func (img *Image) Identities() int { return int(img.u32(offIdentityCount)) }
 
-// Rows is the number of distinct rows, row 0 included.
+// Rows is the number of different rows: of policies in one direction that pods of this node have.
 func (img *Image) Rows() int { return int(img.u32(offRowCount)) }
 
 // Lookup says what the policy of the pods that have identity subject makes, in direction dir, of traffic with identity
@@ -147,9 +146,13 @@ func (img *Image) Lookup(dir Direction, subject, peer uint32, protocol uint8, po
 // Policed says whether some policy of this node selects the pods of identity subject in direction dir.
 func (img *Image) Policed(dir Direction, subject uint32) bool { return img.row(dir, subject) != 0 }
 
-// row is the offset of a row; 0 stands for none.
+// row is the offset of a row; 0 stands for none, which has no columns.
 func (img *Image) row(dir Direction, subject uint32) uint32 {
-	return img.u32(img.u32(offSubjects) + img.identity(subject)*imageSubjectSize + 4*uint32(dir&1))
+	row := img.u32(offSubjects) + img.identity(subject)*imageSubjectSize + uint32(dir&1)*imageRowSize
+	if img.u32(row+12) == 0 {
+		return 0
+	}
+	return row
 }
 
 func (img *Image) peerClass(number uint32) uint16 {
@@ -180,15 +183,14 @@ func (img *Image) span(name string, off uint32, count, size, align uint64) error
 
 // check follows every chain that Lookup can follow.
 func (img *Image) check() error {
-	identities, rows := img.u32(offIdentityCount), img.u32(offRowCount)
-	if identities == 0 || rows == 0 {
-		return fmt.Errorf("identity_count %d, row_count %d: neither may be 0", identities, rows)
+	identities := img.u32(offIdentityCount)
+	if identities == 0 {
+		return errors.New("identity_count 0: number 0 is missing")
 	}
 	if err := errors.Join(
 		img.span("identities", img.u32(offIdentities), uint64(identities), imageIdentitySize, 2),
 		img.span("subjects", img.u32(offSubjects), uint64(identities), imageSubjectSize, 8),
 		img.span("protocols", img.u32(offProtocols), 256, imageProtocolSize, 8),
-		img.span("rows", img.u32(offRows), uint64(rows), imageRowSize, 8),
 		img.span("keys", img.u32(offKeys), uint64(img.u32(offKeysLen)), 1, 1),
 	); err != nil {
 		return err
@@ -196,12 +198,6 @@ func (img *Image) check() error {
 	maxPeer := uint16(0)
 	for i := range identities {
 		maxPeer = max(maxPeer, img.peerClass(i))
-		for _, dir := range []Direction{Ingress, Egress} {
-			row, first := img.row(dir, i), img.u32(offRows)
-			if row != 0 && (row <= first || row >= first+rows*imageRowSize || (row-first)%imageRowSize != 0) {
-				return fmt.Errorf("subjects: number %d has a row at offset %d, which is none of the %d", i, row, rows)
-			}
-		}
 	}
 	maxClass, err := img.checkProtocols()
 	if err != nil {
@@ -230,40 +226,57 @@ func (img *Image) checkProtocols() (maxClass uint16, err error) {
 }
 
 func (img *Image) checkRows(blocks, classes uint64) error {
+	checked := map[imageRow]bool{}
 	groups, columns := map[uint32]uint64{}, map[uint32]uint64{} // block list, port table → local classes
-	for r := uint32(1); r < img.u32(offRowCount); r++ {
-		at := img.u32(offRows) + r*imageRowSize
-		list, ports, cells, stride := img.u32(at), img.u32(at+4), img.u32(at+8), uint64(img.u32(at+12))
-		count, known := columns[ports]
-		if !known {
-			if err := img.span(fmt.Sprintf("ports of row %d", r), ports, classes, 2, 2); err != nil {
-				return err
+	for i := range img.u32(offIdentityCount) {
+		for _, dir := range []Direction{Ingress, Egress} {
+			at := img.row(dir, i)
+			if at == 0 {
+				continue
 			}
-			count = img.localClasses(ports, uint32(classes))
-			columns[ports] = count
-		}
-		if count > stride {
-			return fmt.Errorf("row %d: %d local port classes in %d columns", r, count, stride)
-		}
-		peers, known := groups[list]
-		if !known {
-			if err := img.span(fmt.Sprintf("blocks of row %d", r), list, blocks, 4, 4); err != nil {
-				return err
+			r := imageRow{img.u32(at), img.u32(at + 4), img.u32(at + 8), img.u32(at + 12)}
+			if checked[r] {
+				continue
 			}
-			for b := range uint32(blocks) {
-				block := img.u32(list + 4*b)
-				if err := img.span(fmt.Sprintf("block %d of row %d", b, r), block, imageBlock, 2, 2); err != nil {
-					return err
-				}
-				peers = max(peers, img.localClasses(block, imageBlock))
+			checked[r] = true
+			if err := img.checkRow(r, blocks, classes, groups, columns); err != nil {
+				return fmt.Errorf("row of number %d: %w", i, err)
 			}
-			groups[list] = peers
-		}
-		if err := img.span(fmt.Sprintf("cells of row %d", r), cells, peers*stride, 2, 2); err != nil {
-			return err
 		}
 	}
+	if rows := img.u32(offRowCount); uint64(rows) != uint64(len(checked)) {
+		return fmt.Errorf("row_count %d, there are %d", rows, len(checked))
+	}
 	return nil
+}
+
+func (img *Image) checkRow(r imageRow, blocks, classes uint64, groups, columns map[uint32]uint64) error {
+	count, known := columns[r.ports]
+	if !known {
+		if err := img.span("ports", r.ports, classes, 2, 2); err != nil {
+			return err
+		}
+		count = img.localClasses(r.ports, uint32(classes))
+		columns[r.ports] = count
+	}
+	if count > uint64(r.columns) {
+		return fmt.Errorf("%d local port classes in %d columns", count, r.columns)
+	}
+	peers, known := groups[r.blocks]
+	if !known {
+		if err := img.span("blocks", r.blocks, blocks, 4, 4); err != nil {
+			return err
+		}
+		for b := range uint32(blocks) {
+			block := img.u32(r.blocks + 4*b)
+			if err := img.span(fmt.Sprintf("block %d", b), block, imageBlock, 2, 2); err != nil {
+				return err
+			}
+			peers = max(peers, img.localClasses(block, imageBlock))
+		}
+		groups[r.blocks] = peers
+	}
+	return img.span("cells", r.cells, peers*uint64(r.columns), 2, 2)
 }
 
 // localClasses is one more than the largest of n u16 at offset at.

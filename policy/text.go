@@ -33,7 +33,7 @@ func (d Direction) String() string {
 func (c *Compiled) WriteText(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	img := c.Image
-	fmt.Fprintf(b, "image of %s: generation %d, %d bytes, %d rows, checksum %08x\n", img.Node(), img.Generation(), img.Size(), img.Rows()-1, img.u32(offChecksum))
+	fmt.Fprintf(b, "image of %s: generation %d, %d bytes, %d rows, checksum %08x\n", img.Node(), img.Generation(), img.Size(), img.Rows(), img.u32(offChecksum))
 	fmt.Fprintf(b, "\nnodes\n")
 	for _, n := range c.Nodes {
 		fmt.Fprintf(b, "  %d %s mac %x\n", n.Slot, n.Name, n.VTEPMAC)

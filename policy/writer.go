@@ -43,7 +43,7 @@ func (s *section) add(item []byte) uint32 {
 
 // size is the bytes written so far, keys and port classes excepted.
 func (w *writer) size() int {
-	return len(w.rowList)*imageRowSize + len(w.lists.bytes) + len(w.blocks.bytes) + len(w.portLists.bytes) + len(w.cells.bytes)
+	return len(w.lists.bytes) + len(w.blocks.bytes) + len(w.portLists.bytes) + len(w.cells.bytes)
 }
 
 // wire is values as they stand in an image.
@@ -98,9 +98,8 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	}
 	var (
 		offIdentity  = begin(len(identities)*imageIdentitySize, 8)
-		offSubject   = begin(len(identities)*imageSubjectSize, 8)
+		offSubject   = begin(len(identities)*imageSubjectSize, 32)
 		offProtocol  = begin(4*len(protocols), 8)
-		offRow       = begin((len(w.rowList)+1)*imageRowSize, 16)
 		offList      = begin(len(w.lists.bytes), 4)
 		offBlock     = begin(len(w.blocks.bytes), 64)
 		offClass     = begin(2*len(classes), 2)
@@ -116,27 +115,25 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	for _, f := range []struct{ off, value uint32 }{
 		{offMagic, ImageMagic}, {offABI, ImageABI}, {offGeneration, generation}, {offSize, uint32(at)},
 		{offIdentities, offIdentity}, {offSubjects, offSubject}, {offIdentityCount, uint32(len(identities))}, {offProtocols, offProtocol}, {offClasses, offClass},
-		{offRows, offRow}, {offRowCount, uint32(len(w.rowList) + 1)}, {offKeys, offNames}, {offKeysLen, uint32(len(names))},
+		{offRowCount, uint32(len(w.rowList))}, {offKeys, offNames}, {offKeysLen, uint32(len(names))},
 	} {
 		put.PutUint32(b[f.off:], f.value)
 	}
 	for i, id := range identities {
 		put.PutUint16(b[int(offIdentity)+i*imageIdentitySize:], id.peerClass)
 		for dir, row := range id.rows {
-			if row != 0 {
-				put.PutUint32(b[int(offSubject)+i*imageSubjectSize+4*dir:], offRow+uint32(row)*imageRowSize)
+			if row == 0 {
+				continue
 			}
+			r, e := w.rowList[row-1], b[int(offSubject)+i*imageSubjectSize+dir*imageRowSize:]
+			put.PutUint32(e, offList+r.blocks)
+			put.PutUint32(e[4:], offPortLists+r.ports)
+			put.PutUint32(e[8:], offCells+r.cells)
+			put.PutUint32(e[12:], r.columns)
 		}
 	}
 	for i, v := range protocols {
 		put.PutUint32(b[int(offProtocol)+4*i:], v)
-	}
-	for i, r := range w.rowList {
-		e := b[int(offRow)+(i+1)*imageRowSize:]
-		put.PutUint32(e, offList+r.blocks)
-		put.PutUint32(e[4:], offPortLists+r.ports)
-		put.PutUint32(e[8:], offCells+r.cells)
-		put.PutUint32(e[12:], r.columns)
 	}
 	for i, v := range classes {
 		put.PutUint16(b[int(offClass)+2*i:], v)

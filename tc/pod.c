@@ -70,7 +70,7 @@ static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct de
 		skb->tc_index = CHOOSING | slot;
 	else if (skb->tc_index)
 		skb->tc_index = 0; /* the pod's own programs may leave anything there */
-	if (flow_concerns(d, p, slot, row_of(d, sender.identity, DIRECTION_INGRESS), row_of(d, sender.identity, DIRECTION_EGRESS)))
+	if (flow_concerns(d, p, slot, policed(d, sender.identity, DIRECTION_INGRESS), policed(d, sender.identity, DIRECTION_EGRESS)))
 		flow_record(d, p, slot, 1, reason == REASON_ALLOWED);
 	return reason;
 }
@@ -126,13 +126,14 @@ int pod_tx(struct __sk_buff *skb)
 /* A Service address was admitted for only some of its backends: may this pod reach the one that was chosen? */
 static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct decision *d, struct packet *p)
 {
-	__u32 slot = skb->tc_index, row;
+	__u32 slot = skb->tc_index;
+	struct row row;
 	__u16 peer, cell;
 
 	skb->tc_index = 0; /* an encapsulated skb passes the NIC's program again, with other addresses */
 	d->direction = DIRECTION_EGRESS;
-	row = row_of(d, ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].identity, DIRECTION_EGRESS);
-	if (!row)
+	row = image_row(d->image, ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].identity, DIRECTION_EGRESS);
+	if (!row_policed(row))
 		return REASON_NOT_ISOLATED;
 	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p))
 		return REASON_FRAGMENT;
@@ -186,10 +187,10 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	reason = judge(d, p, &subject, address_identity(d->source));
 	if (!reason_passes(reason))
 		return reason;
-	if (flow_concerns(d, p, subject.slot, row_of(d, subject.identity, DIRECTION_EGRESS),
-			  row_of(d, subject.identity, DIRECTION_INGRESS)))
+	if (flow_concerns(d, p, subject.slot, policed(d, subject.identity, DIRECTION_EGRESS),
+			  policed(d, subject.identity, DIRECTION_INGRESS)))
 		flow_record(d, p, subject.slot, 0, reason == REASON_ALLOWED);
-	else if (address_kind(d->source) == ADDRESS_LOCAL_POD && row_of(d, address_identity(d->source), DIRECTION_INGRESS))
+	else if (address_kind(d->source) == ADDRESS_LOCAL_POD && policed(d, address_identity(d->source), DIRECTION_INGRESS))
 		flow_record(d, p, address_slot(d->source), 1, 0); /* translated since pod_tx saw it */
 	return reason;
 }
@@ -224,7 +225,7 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 		if (!reason_passes(reason))
 			return reason;
 	}
-	if (address_kind(d->source) == ADDRESS_LOCAL_POD && row_of(d, address_identity(d->source), DIRECTION_INGRESS))
+	if (address_kind(d->source) == ADDRESS_LOCAL_POD && policed(d, address_identity(d->source), DIRECTION_INGRESS))
 		flow_record(d, p, address_slot(d->source), 1, 0);
 	return reason;
 }

@@ -88,14 +88,14 @@ static __always_inline volatile struct endpoint *endpoint_of(__u32 ifindex, __u3
 	return ARRAY_OF(endpoints) + (*slot & (MAX_ENDPOINTS - 1));
 }
 
-static __always_inline __u32 row_of(const struct decision *d, __u32 identity, enum direction direction)
+static __always_inline int policed(const struct decision *d, __u32 identity, enum direction direction)
 {
-	return image_row_of(d->image, identity, direction);
+	return row_policed(image_row(d->image, identity, direction));
 }
 
 /* What is not IPv4 cannot be judged: it passes only where no policy asks. */
 static __always_inline enum reason unreadable(const struct decision *d, __u32 identity, enum direction direction,
 					      enum reason reason)
 {
-	return row_of(d, identity, direction) ? reason : REASON_NOT_ISOLATED;
+	return policed(d, identity, direction) ? reason : REASON_NOT_ISOLATED;
 }
