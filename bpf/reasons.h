@@ -45,7 +45,7 @@ enum reason {
 	REASON_DENIED_RULE,	/* drop: a deny rule matches */
 	REASON_REVOKED,		/* drop: its flow was admitted once, and policy no longer admits it */
 	REASON_DENIED_SERVICE,	/* drop: no endpoint of this Service address is admitted */
-	REASON_FRAGMENT,	/* drop: a later fragment whose first one was not seen, towards or from an isolated pod */
+	REASON_FRAGMENT,	/* drop: a later fragment whose first one was not seen or not admitted, towards or from an isolated pod */
 	REASON_IPV6,		/* drop: IPv6 towards or from an isolated pod; not judged yet */
 	REASON_NOT_IP_ISOLATED, /* drop: neither IP nor ARP, towards or from an isolated pod */
 	REASON_NO_IMAGE,	/* drop: no policy image is loaded */
@@ -76,10 +76,10 @@ enum reason {
 
 	/* Always dropped. */
 	REASON_SPOOFED_LOCAL,	/* from outside, with a source address that is ours */
-	REASON_NESTED_TUNNEL,	/* an inner packet to this host's own tunnel port */
+	REASON_NESTED_TUNNEL,	/* an inner packet to the tunnel port of what may be this host: of all but pods */
 	REASON_MALFORMED,	/* an IP header that cannot be read */
 	REASON_SPOOFED_SOURCE,	/* a pod sends from an address that is not its own */
-	REASON_TUNNEL_FROM_POD, /* a pod sends to the tunnel port of a node */
+	REASON_TUNNEL_FROM_POD, /* a pod sends to the tunnel port of what may be a node: of all but pods */
 	REASON_POD_TAGS,	/* a pod sends or receives more than two VLAN tags */
 	REASON_NO_HEADROOM,	/* the outer headers could not be removed */
 	REASON_COUNT,
