@@ -49,6 +49,12 @@ static __always_inline int address_is_ours(__u64 entry)
 	return kind == ADDRESS_LOCAL_POD || kind == ADDRESS_HOST || kind == ADDRESS_LOCAL_CIDR;
 }
 
+/* No unicast packet has these: 0/8, 127/8, multicast and broadcast. Linux takes 240/4 for unicast, and so does this. */
+static __always_inline int is_martian(__u32 addr)
+{
+	return addr >> 28 == 0xe || addr == 0xffffffff || addr >> 24 == 0 || addr >> 24 == 127;
+}
+
 static __always_inline int address_is_pod(__u64 entry)
 {
 	return address_kind(entry) == ADDRESS_LOCAL_POD || address_kind(entry) == ADDRESS_REMOTE_POD;

@@ -17,15 +17,6 @@ static __always_inline int is_tunnel_port(const struct packet *p)
 	return p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port;
 }
 
-/*
- * UDP to the tunnel port of what may be a node. Its VXLAN socket listens on every local address, and no table knows them
- * all: broadcast ones, those of dummy interfaces, link-local ones. Only of a pod is it certain that it is no node.
- */
-static __always_inline int to_tunnel_port(const struct packet *p, __u64 destination)
-{
-	return is_tunnel_port(p) && !address_is_pod(destination);
-}
-
 enum backends_admitted {
 	BACKENDS_ALL,
 	BACKENDS_NONE,

@@ -79,7 +79,7 @@ enum reason {
 	REASON_NESTED_TUNNEL,	/* an inner packet to the tunnel port of what may be this host: of all but pods */
 	REASON_MALFORMED,	/* an IP header that cannot be read */
 	REASON_SPOOFED_SOURCE,	/* a pod sends from an address that is not its own */
-	REASON_TUNNEL_FROM_POD, /* a pod sends to the tunnel port of what may be a node: of all but pods */
+	REASON_TUNNEL_FROM_POD, /* a pod sends to the tunnel port of a node */
 	REASON_POD_TAGS,	/* a pod sends or receives more than two VLAN tags */
 	REASON_NO_HEADROOM,	/* the outer headers could not be removed */
 	REASON_COUNT,

@@ -7,6 +7,8 @@
  */
 enum { SEES_SERVICES = 1 };
 
+#define AF_INET 2
+
 #include "pod.h"
 #include "record.h"
 #include "verdict.h"
@@ -25,8 +27,24 @@ static __always_inline int is_choosing(const struct __sk_buff *skb)
 	return (skb->tc_index & 0xf000) == CHOOSING;
 }
 
-/* Of a Service the tables say whether a node's tunnel port stands behind it. */
-static __always_inline int pod_speaks_tunnel(const struct decision *d, const struct packet *p)
+/*
+ * Does the kernel deliver packets to addr on this host? No table knows all such addresses: those of dummy interfaces, link-
+ * local ones, a network's broadcast address. Asked for the tunnel port only.
+ */
+static __always_inline int is_delivered_here(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_fib_lookup fib = {};
+
+	fib.family = AF_INET;
+	fib.l4_protocol = p->protocol;
+	fib.ipv4_src = bpf_htonl(p->saddr);
+	fib.ipv4_dst = bpf_htonl(p->daddr);
+	fib.ifindex = skb->ifindex;
+	return bpf_fib_lookup(skb, &fib, sizeof(fib), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
+/* The tunnel port of a node, this one included: its VXLAN socket listens on all addresses that lead to it. */
+static __always_inline int pod_speaks_tunnel(struct __sk_buff *skb, const struct decision *d, const struct packet *p)
 {
 	struct service *service = NULL;
 
@@ -34,8 +52,12 @@ static __always_inline int pod_speaks_tunnel(const struct decision *d, const str
 		service = service_find(p->daddr, p->dport, p->protocol);
 	if (service && service->flags & SERVICE_TUNNEL)
 		return 1;
+	if (!is_tunnel_port(p) || address_is_pod(d->destination))
+		return 0;
+	if (address_kind(d->destination) != ADDRESS_NONE || is_martian(p->daddr) || p->daddr >= 0xf0000000)
+		return 1;
 	/* Only at an address that is nobody's does a Service make another port of it. */
-	return to_tunnel_port(p, d->destination) && (!service || address_kind(d->destination) != ADDRESS_NONE);
+	return !service && is_delivered_here(skb, p);
 }
 
 /* Egress of the sender, and ingress of the receiver when it is local too. */
@@ -107,7 +129,7 @@ static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct d
 		return REASON_SPOOFED_SOURCE;
 	d->source = address_lookup(p->saddr);
 	d->destination = address_lookup(p->daddr);
-	if (pod_speaks_tunnel(d, p))
+	if (pod_speaks_tunnel(skb, d, p))
 		return REASON_TUNNEL_FROM_POD;
 	return pod_tx_judge(skb, d, p, slot);
 }
@@ -218,7 +240,8 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 		return REASON_UNTOUCHED;
 	d->source = address_lookup(p->saddr);
 	d->destination = address_lookup(p->daddr);
-	if (address_kind(d->source) == ADDRESS_LOCAL_POD && to_tunnel_port(p, d->destination))
+	if (address_kind(d->source) == ADDRESS_LOCAL_POD && is_tunnel_port(p) && address_kind(d->destination) != ADDRESS_NONE &&
+	    !address_is_pod(d->destination))
 		return REASON_TUNNEL_FROM_POD;
 	if (is_choosing(skb)) {
 		reason = chosen_backend(skb, d, p);

@@ -3,8 +3,13 @@
 package tc_test
 
 import (
+	"errors"
+	"net"
 	"net/netip"
+	"os"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/internal/packet"
@@ -152,4 +157,44 @@ func TestRefusedBackendLeavesNoFlow(t *testing.T) {
 	locked := 0xb000 | c.Compiled.Address(lt.Locked).Slot
 	x.run(t, c, overlay, []passage{{"refused", netip.Addr{}, udp(lt.Locked, 1, lt.Client, 5432), locked, false, 0}})
 	expect(t, c, step{hook: nic, frame: udp(lt.Client, 5432, lt.Locked, 1), want: drop(bpf.ReasonDeniedDefault)})
+}
+
+// The VXLAN socket listens on every address of the host, on those too that nobody has told weir: the kernel is asked.
+func TestTunnelPortAtAddressesThatOnlyTheKernelKnows(t *testing.T) {
+	knobs := bpf.DefaultKnobs()
+	c := lt.New(t, knobs, nil)
+	x := newChain(t, c, knobs)
+	addr := netip.MustParseAddr
+	to := func(name string, dst netip.Addr, port uint16, passes bool) passage {
+		return passage{name: name, pod: lt.Open, frame: udp(lt.Open, 40000, dst, port), passes: passes}
+	}
+	const tunnel = packet.VXLANPort
+	x.run(t, c, tx, []passage{
+		to("an address beside the node's", addr("169.254.20.10"), tunnel, false),
+		to("the same, another port", addr("169.254.20.10"), 53, true),
+		to("beside it", addr("169.254.20.11"), tunnel, true),
+		to("a network's broadcast address", addr("203.0.113.63"), tunnel, false),
+		to("the world", lt.World, tunnel, true),
+	}, func() error {
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+			return err
+		}
+		index := 0
+		for _, on := range []struct{ link, address string }{{"lo", "169.254.20.10/32"}, {"a", "203.0.113.1/26"}} {
+			link, err := netlink.LinkByName(on.link)
+			if err != nil {
+				return err
+			}
+			address, err := netlink.ParseAddr(on.address)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(netlink.LinkSetUp(link), netlink.AddrAdd(link, address)); err != nil {
+				return err
+			}
+			index = link.Attrs().Index
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK,
+			Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}})
+	})
 }

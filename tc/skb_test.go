@@ -101,7 +101,7 @@ type passage struct {
 }
 
 // run sends frames through the program at hook, in a network namespace that ends with it.
-func (x *chain) run(t *testing.T, c *lt.Cluster, hook bpf.Hook, passages []passage) {
+func (x *chain) run(t *testing.T, c *lt.Cluster, hook bpf.Hook, passages []passage, prepare ...func() error) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -111,12 +111,12 @@ func (x *chain) run(t *testing.T, c *lt.Cluster, hook bpf.Hook, passages []passa
 			t.Error(err)
 			return
 		}
-		x.inside(t, c, hook, passages)
+		x.inside(t, c, hook, passages, prepare)
 	}()
 	<-done
 }
 
-func (x *chain) inside(t *testing.T, c *lt.Cluster, hook bpf.Hook, passages []passage) {
+func (x *chain) inside(t *testing.T, c *lt.Cluster, hook bpf.Hook, passages []passage, prepare []func() error) {
 	index := make(map[string]int)
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a"}, PeerName: "b"}); err != nil {
 		t.Error(err)
@@ -132,6 +132,12 @@ func (x *chain) inside(t *testing.T, c *lt.Cluster, hook bpf.Hook, passages []pa
 			return
 		}
 		index[name] = l.Attrs().Index
+	}
+	for _, f := range prepare {
+		if err := f(); err != nil {
+			t.Error(err)
+			return
+		}
 	}
 	set := append(x.cell(cellSet), asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord), asm.StoreMem(asm.R6, skbTCIndex, asm.R1, asm.Word))
 	read := append(asm.Instructions{asm.LoadMem(asm.R8, asm.R6, skbTCIndex, asm.Word)}, x.cell(cellRead)...)

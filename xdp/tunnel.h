@@ -39,12 +39,6 @@ static __always_inline int mac_equal(const __u8 *a, const volatile __u8 *b)
 	return *(__u32 *)a == *(volatile __u32 *)b && *(__u16 *)(a + 4) == *(volatile __u16 *)(b + 4);
 }
 
-/* No unicast packet has these: 0/8, 127/8, multicast and broadcast. Linux takes 240/4 for unicast, and so does this. */
-static __always_inline int is_martian(__u32 addr)
-{
-	return addr >> 28 == 0xe || addr == 0xffffffff || addr >> 24 == 0 || addr >> 24 == 127;
-}
-
 /* The VXLAN header behind udp. REASON_NONE: it is of our network and well formed. */
 static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct udphdr *udp, void *end, struct tunnel *t)
 {

@@ -74,7 +74,8 @@ static __always_inline enum reason underlay_tunnel(struct xdp_md *ctx, struct de
 	if (reason)
 		return reason;
 	d->destination = address_lookup(p->daddr);
-	if (to_tunnel_port(p, d->destination))
+	/* This host's VXLAN socket listens on addresses that no table knows; only of a pod's it is certain that it does not. */
+	if (is_tunnel_port(p) && !address_is_pod(d->destination))
 		return REASON_NESTED_TUNNEL;
 	switch (address_kind(d->destination)) {
 	case ADDRESS_LOCAL_POD:
