@@ -187,6 +187,7 @@ func (t *Tables) Tick(now time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.nodes.tick(now)
+	t.endpoints.endGraces(t.monotonic())
 	for p, l := range t.lingering {
 		if now.Before(l.until) {
 			continue

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -78,6 +79,19 @@ func (t *endpointTable) unbind(slot uint16) error {
 		delete(t.byIndex, index)
 	}
 	return nil
+}
+
+// endGraces forgets when isolation began where connections older than that have had their time, by the programs' clock: a
+// denied segment then costs no look at the clock.
+func (t *endpointTable) endGraces(now uint64) {
+	for slot, e := range t.used() {
+		for d, since := range e.IsolatedNs {
+			if since != 0 && now > since && now-since > uint64(Grace+time.Second) {
+				e.IsolatedNs[d] = 0
+			}
+		}
+		t.put(slot, e)
+	}
 }
 
 // used returns the slots that hold a pod.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/policy"
@@ -86,6 +87,12 @@ func TestIsolationBegins(t *testing.T) {
 			now = 5000
 			must(t, tables.SetInterface(slot, Interface{Index: 7, Existing: true}))
 			expect("found again", 4000, 4000)
+			now = 4000 + uint64(Grace)
+			must(t, tables.Tick(time.Now()))
+			expect("found a minute ago", 4000, 4000)
+			now += uint64(2 * time.Second)
+			must(t, tables.Tick(time.Now()))
+			expect("found long ago", 0, 0)
 		}
 	}
 }
