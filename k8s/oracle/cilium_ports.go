@@ -55,16 +55,12 @@ func (r ciliumRule) portName(port k8s.CiliumPort, s side) bool {
 	if s.egress && r.nameless {
 		return false // Egress names never match CIDRs or entities.
 	}
-	for _, number := range namedPorts(s.destination().Pod, port.Port, s.packet.Protocol) {
-		last := number
-		if !s.egress && int(port.EndPort) > int(number) {
-			last = uint16(port.EndPort)
-		}
-		if number <= s.packet.Port && s.packet.Port <= last {
-			return true
-		}
+	first, known := namedPort(s.destination().Pod, port.Port, s.packet.Protocol)
+	last := first
+	if !s.egress && int(port.EndPort) > int(first) {
+		last = uint16(port.EndPort)
 	}
-	return false
+	return known && first <= s.packet.Port && s.packet.Port <= last
 }
 
 // ciliumProtocol: missing and ANY mean TCP, UDP and SCTP, never ICMP.

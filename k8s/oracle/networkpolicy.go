@@ -144,12 +144,8 @@ func networkPort(port networkingv1.NetworkPolicyPort, s side) bool {
 		return true
 	}
 	if port.Port.StrVal != "" { // A name means what the destination pod calls so, for this protocol.
-		for _, number := range namedPorts(s.destination().Pod, port.Port.StrVal, want) {
-			if number == s.packet.Port {
-				return true
-			}
-		}
-		return false
+		number, known := namedPort(s.destination().Pod, port.Port.StrVal, want)
+		return known && number == s.packet.Port
 	}
 	first := int(port.Port.IntVal)
 	last := first
@@ -171,13 +167,12 @@ func protocolNumber(p corev1.Protocol) uint8 {
 	return 0
 }
 
-// namedPorts are the numbers that a pod's containers give a name; no pod, no numbers. A sidecar is an init container
-// that stays.
-func namedPorts(pod *corev1.Pod, name string, protocol uint8) []uint16 {
+// namedPort is the number that a pod's containers give a name: the first, should several use it, as a Service's targetPort
+// has it. No pod, no number. A sidecar is an init container that stays.
+func namedPort(pod *corev1.Pod, name string, protocol uint8) (number uint16, known bool) {
 	if pod == nil {
-		return nil
+		return 0, false
 	}
-	var numbers []uint16
 	containers := slices.Clone(pod.Spec.Containers)
 	for _, c := range pod.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
@@ -187,9 +182,9 @@ func namedPorts(pod *corev1.Pod, name string, protocol uint8) []uint16 {
 	for _, c := range containers {
 		for _, port := range c.Ports {
 			if strings.EqualFold(port.Name, name) && protocolNumber(port.Protocol) == protocol {
-				numbers = append(numbers, uint16(port.ContainerPort))
+				return uint16(port.ContainerPort), true
 			}
 		}
 	}
-	return numbers
+	return 0, false
 }
