@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -66,7 +67,7 @@ type document struct {
 
 func (d *decoder) file(f file) {
 	data := bytes.TrimPrefix(f.data, []byte("\xef\xbb\xbf"))
-	if text := bytes.TrimSpace(data); len(text) > 0 && text[0] == '{' {
+	if text := bytes.TrimSpace(data); isJSON(f.name, text) {
 		d.jsonFile(f.name, text)
 		return
 	}
@@ -106,6 +107,19 @@ func endsBlank(doc []byte) bool {
 		}
 	}
 	return false
+}
+
+// isJSON says whether a file is a stream of JSON objects. YAML may begin with a brace too.
+func isJSON(name string, text []byte) bool {
+	if len(text) == 0 || text[0] != '{' {
+		return false
+	}
+	if filepath.Ext(name) == ".json" {
+		return true
+	}
+	var syntax *json.SyntaxError
+	err := json.NewDecoder(bytes.NewReader(text)).Decode(new(json.RawMessage))
+	return !errors.As(err, &syntax) && !bytes.Contains(text, []byte("\n---"))
 }
 
 func (d *decoder) jsonFile(name string, data []byte) {
