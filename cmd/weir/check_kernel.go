@@ -204,7 +204,7 @@ func (s *simulated) send(q *question, frame []byte) (egress, ingress *sideAnswer
 		return egress, s.side(event), nil
 	}
 	egress = s.side(event)
-	if !denied(event) && q.dstNode != q.srcNode && !q.service { // what leaves for a Service has another address by then
+	if !denied(event) && q.dstNode != q.srcNode {
 		left, err := s.run(bpf.HookOverlayTx, nil, frame)
 		if err != nil {
 			return nil, nil, err

@@ -24,8 +24,6 @@ type cluster struct {
 	nodes map[string]*nodeAddrs
 	owner map[netip.Addr]oracle.Party
 	cidrs []podCIDR
-	// services are the addresses where a Service makes another port of the overlay's own.
-	services map[netip.Addr]bool
 }
 
 // nodeAddrs are the addresses of a node itself.
@@ -42,17 +40,7 @@ type podCIDR struct {
 }
 
 func newCluster(objs *k8s.Objects) (*cluster, error) {
-	c := &cluster{pods: map[string]*corev1.Pod{}, nodes: map[string]*nodeAddrs{}, owner: map[netip.Addr]oracle.Party{},
-		services: map[netip.Addr]bool{}}
-	for _, s := range objs.Services {
-		if slices.ContainsFunc(s.Spec.Ports, isTunnelPort) {
-			for _, text := range slices.Concat([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs, s.Spec.ExternalIPs) {
-				if addr, err := netip.ParseAddr(text); err == nil {
-					c.services[addr] = true
-				}
-			}
-		}
-	}
+	c := &cluster{pods: map[string]*corev1.Pod{}, nodes: map[string]*nodeAddrs{}, owner: map[netip.Addr]oracle.Party{}}
 	for _, node := range objs.Nodes {
 		if err := c.addNode(node); err != nil {
 			return nil, err
@@ -74,10 +62,6 @@ func newCluster(objs *k8s.Objects) (*cluster, error) {
 	}
 	slices.Sort(c.names)
 	return c, nil
-}
-
-func isTunnelPort(p corev1.ServicePort) bool {
-	return p.Protocol == corev1.ProtocolUDP && uint16(p.Port) == bpf.DefaultKnobs().VXLANPort
 }
 
 func (c *cluster) addNode(node *corev1.Node) error {
@@ -140,7 +124,6 @@ type question struct {
 	srcNode, dstNode string // where the parties are; "": outside
 	protocol         uint8
 	port             uint16
-	service          bool // dst is a Service address at the overlay's own port
 }
 
 // resolve finds the parties of a probe.
@@ -167,7 +150,7 @@ func (c *cluster) resolve(p *probe) (*question, error) {
 	if q.dst.Addr, err = c.address(dst, src, family, false); err != nil {
 		return nil, fmt.Errorf("resolve dst: %w", err)
 	}
-	q.srcNode, q.dstNode, q.service = c.place(q.src), c.place(q.dst), c.services[q.dst.Addr]
+	q.srcNode, q.dstNode = c.place(q.src), c.place(q.dst)
 	return q, nil
 }
 
@@ -287,13 +270,13 @@ func (c *cluster) place(p oracle.Party) string {
 }
 
 // override replaces what policy says where the datapath does not ask it: at the overlay's own port. No pod may send there
-// to what is not known to be a pod, and nobody outside may send there to a pod.
+// to what is a node's, and nobody outside may send there to a pod.
 func (q *question) override(a *answer, vxlanPort uint16) bool {
 	if q.protocol != policy.UDP || q.port != vxlanPort || !q.src.Addr.Is4() {
 		return false
 	}
 	switch {
-	case q.src.Pod != nil && q.dst.Pod == nil && (q.dstNode != "" || !q.service):
+	case q.src.Pod != nil && q.dst.Pod == nil && (q.dstNode != "" || isNobodys(q.dst.Addr)):
 		a.egress = &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelFromPod)}
 	case q.dst.Pod != nil && q.srcNode == "":
 		a.ingress = &sideAnswer{Verdict: "deny", Reason: bpf.ReasonName(bpf.ReasonTunnelStray)}
@@ -302,3 +285,7 @@ func (q *question) override(a *answer, vxlanPort uint16) bool {
 	}
 	return true
 }
+
+// isNobodys says whether an address is one that no single host outside has: of a group, or reserved. This host takes part
+// in some of the former, and no table knows which.
+func isNobodys(addr netip.Addr) bool { return addr.As4()[0] == 0 || addr.As4()[0] >= 224 }
