@@ -3,12 +3,15 @@
 package lab
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -81,7 +84,7 @@ func (p *Pod) pause() error {
 }
 
 func (p *Pod) connect() error {
-	settings := map[string]string{"net/ipv4/conf/default/arp_notify": "1"} // announces a reused address
+	settings := map[string]string{"net/ipv4/conf/default/arp_notify": "1"} // for announce
 	if !p.lab.config.IPv6 {
 		settings["net/ipv6/conf/default/disable_ipv6"] = "1"
 	}
@@ -104,7 +107,7 @@ func (p *Pod) connect() error {
 	}); err != nil {
 		return err
 	}
-	return p.Do(func() error {
+	if err := p.Do(func() error {
 		if err := address("eth0", netip.PrefixFrom(p.Addr, 24)); err != nil {
 			return err
 		}
@@ -114,6 +117,41 @@ func (p *Pod) connect() error {
 		gateway := p.Node.Gateway()
 		if err := netlink.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}); err != nil {
 			return fmt.Errorf("set default route: %w", err)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return p.announce()
+}
+
+// announce tells the bridge's neighbours, as a CNI does, who has the address now: once the bridge forwards what the pod
+// sends, which it begins to do a moment after the pod's interface is up.
+func (p *Pod) announce() error {
+	const forwarding = "3" // BR_STATE_FORWARDING of linux/if_bridge.h
+	path := "/sys/class/net/" + p.Veth + "/brport/state"
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		state, err := p.Node.Run(context.Background(), "cat", path)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(state) == forwarding {
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the bridge does not forward what %s sends: port state %s", p.Veth, state)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return p.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("find eth0: %w", err)
+		}
+		// With arp_notify, an interface that is given an Ethernet address announces its IP addresses.
+		if err := netlink.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr); err != nil {
+			return fmt.Errorf("announce %s: %w", p.Addr, err)
 		}
 		return nil
 	})
