@@ -3,25 +3,25 @@
 package loader
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Preflight asks whether outer headers may be removed in XDP. Zero fields mean this host.
 type Preflight struct {
 	ProcDir string // default /proc
-	// Rulesets returns the text of every firewall ruleset; default: what iptables-save and nft print, where they exist.
-	Rulesets func(context.Context) ([]string, error)
 }
 
 // StripSafe says whether inner packets may enter the stack through the given interfaces instead of the overlay's. If not,
-// reason says why: reverse path filtering would drop them, or a firewall rule bound to the overlay would not see them.
+// reason says why: reverse path filtering would drop them, or a firewall rule bound to the overlay would not see them. The
+// kernel itself is asked for its rules, those of nf_tables and of x_tables, in the network namespace of the calling thread; what
+// cannot be read is not safe. It only reads: no table or module comes to be by the question.
 func (p Preflight) StripSafe(ctx context.Context, interfaces []string, overlay string) (safe bool, reason string) {
 	proc := p.ProcDir
 	if proc == "" {
@@ -36,17 +36,20 @@ func (p Preflight) StripSafe(ctx context.Context, interfaces []string, overlay s
 			return false, fmt.Sprintf("rp_filter of %s is 1 (strict)", name)
 		}
 	}
-	read := p.Rulesets
-	if read == nil {
-		read = hostRulesets
-	}
-	texts, err := read(ctx)
+	dev, err := findFirewalled(overlay)
 	if err != nil {
 		return false, err.Error()
 	}
-	for _, text := range texts {
-		if line := mentions(text, overlay); line != "" {
-			return false, fmt.Sprintf("a firewall rule is bound to %s: %s", overlay, line)
+	for _, read := range []func() (string, error){
+		func() (string, error) { return nftablesBinding(ctx, dev) },
+		func() (string, error) { return xtablesBinding(ctx, proc, dev) },
+	} {
+		binding, err := read()
+		if err != nil {
+			return false, fmt.Sprintf("cannot tell whether a firewall rule is bound to %s: %v", overlay, err)
+		}
+		if binding != "" {
+			return false, fmt.Sprintf("a firewall rule is bound to %s: %s", overlay, binding)
 		}
 	}
 	return true, ""
@@ -70,38 +73,47 @@ func reversePathFilter(proc, name string) (int, error) {
 	return highest, nil
 }
 
-func hostRulesets(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	var texts []string
-	for _, command := range [][]string{{"iptables-save"}, {"iptables-legacy-save"}, {"nft", "list", "ruleset"}} {
-		out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output()
-		if errors.Is(err, exec.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read firewall rules with %s: %w", command[0], err)
-		}
-		texts = append(texts, string(out))
-	}
-	if texts == nil {
-		return nil, errors.New("no iptables-save and no nft to read firewall rules with: install one, or choose --decap strip")
-	}
-	return texts, nil
+// firewalled is an interface, by all that a firewall rule can know it by.
+type firewalled struct {
+	name, kind   string
+	index, group uint32
 }
 
-// mentions returns the first line of a ruleset that names an interface, wildcards ("flannel+", "flannel*") included.
-func mentions(ruleset, name string) string {
-	for line := range strings.Lines(ruleset) {
-		for word := range strings.FieldsFuncSeq(line, func(r rune) bool { return strings.ContainsRune(" \t\n\"{},;", r) }) {
-			prefix, wild := strings.CutSuffix(word, "+")
-			if !wild {
-				prefix, wild = strings.CutSuffix(word, "*")
-			}
-			if word == name || wild && prefix != "" && strings.HasPrefix(name, prefix) {
-				return strings.TrimSpace(line)
-			}
-		}
+func findFirewalled(name string) (firewalled, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return firewalled{}, fmt.Errorf("find overlay interface %s: %w", name, err)
 	}
-	return ""
+	a := l.Attrs()
+	return firewalled{a.Name, l.Type(), uint32(a.Index), a.Group}, nil
+}
+
+// padded is a name as rules compare it: in a field of fixed size, zeros after it.
+func padded(name string) []byte {
+	out := make([]byte, unix.IFNAMSIZ)
+	copy(out, name)
+	return out
+}
+
+// named says whether a name pattern with a mask, as x_tables has them, selects the interface; no mask selects every interface
+// and so is about none.
+func (d firewalled) named(pattern, mask []byte) bool {
+	var asked byte
+	for i, b := range padded(d.name) {
+		if (b^pattern[i])&mask[i] != 0 {
+			return false
+		}
+		asked |= mask[i]
+	}
+	return asked != 0
+}
+
+// attachedBy says whether the device attribute of a hook names the interface. A prefix has an attribute of its own; kernel 6.16
+// had it in the one for names, told apart by the missing zero at its end.
+func (d firewalled) attachedBy(spec []byte, prefix bool) bool {
+	name, terminated := bytes.CutSuffix(spec, []byte{0})
+	if prefix || !terminated {
+		return bytes.HasPrefix([]byte(d.name), name)
+	}
+	return string(name) == d.name
 }
