@@ -85,9 +85,9 @@ type xtTable struct {
 }
 
 func (p xtProtocol) read(table string) (xtTable, error) {
-	fd, err := unix.Socket(p.family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	fd, err := unix.Socket(p.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return xtTable{}, fmt.Errorf("open a raw socket: %w", err)
+		return xtTable{}, fmt.Errorf("open a socket: %w", err)
 	}
 	defer unix.Close(fd)
 	for tries := 0; ; tries++ {
