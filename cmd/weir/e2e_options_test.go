@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
 	"github.com/weirnet/weir/internal/lab"
 	"github.com/weirnet/weir/internal/packet"
 )
@@ -124,6 +127,54 @@ func TestE2EDecapAuto(t *testing.T) {
 				t.Errorf("flannel.1 received %d packets", through)
 			}
 		})
+	}
+}
+
+// A rule that is bound to the overlay of one node keeps outer headers on there, and only there: it sees what it asks for.
+func TestE2EDecapAutoLeavesPacketsToFirewallRules(t *testing.T) {
+	s := newScene(t, lab.Config{})
+	client, server := s.pod(1, "client", clientIP), s.pod(2, "server", serverIP)
+	s.echo(server, 8080)
+	counter := &expr.Counter{}
+	if err := s.lab.Nodes[1].Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "admin"})
+		chain := conn.AddChain(&nftables.Chain{Table: table, Name: "watch", Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte("flannel.1\x00\x00\x00\x00\x00\x00\x00")}, counter}})
+		return conn.Flush()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	for i, says := range []string{"decap: strip", "rule inet admin watch handle 2 has iifname"} {
+		if log := s.agents[i].log.String(); !strings.Contains(log, says) {
+			t.Errorf("%s does not say %q:\n%s", s.agents[i].node.NodeID, says, log)
+		}
+	}
+	s.apply("server.yaml", ingress("server", "client", 8080))
+	s.want(client, serverIP+":8080", true)
+	if err := s.lab.Nodes[1].Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		rules, err := conn.GetRules(&nftables.Table{Family: nftables.TableFamilyINet, Name: "admin"}, &nftables.Chain{Name: "watch"})
+		if err != nil || len(rules) != 1 || len(rules[0].Exprs) != 3 {
+			return fmt.Errorf("rules %v: %w", rules, err)
+		}
+		counter = rules[0].Exprs[2].(*expr.Counter)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if counter.Packets == 0 {
+		t.Error("the rule saw no packet")
 	}
 }
 
