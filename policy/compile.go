@@ -70,9 +70,13 @@ func (p *Policy) validate() error {
 	bad := func(path, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{path}, args...)...))
 	}
+	ordered := p.Tier != TierNormal
+	if p.Tier > TierBaseline || ordered && (p.Priority < 0 || p.Priority > MaxPriority || p.Isolates != [2]bool{}) {
+		bad("policy", "tier %d, priority %d, isolates %v", p.Tier, p.Priority, p.Isolates)
+	}
 	for i := range p.Rules {
 		r := &p.Rules[i]
-		if r.Direction > Egress || r.Action > Deny {
+		if r.Direction > Egress || r.Action > Pass || r.Action == Pass && !ordered {
 			bad(r.Path, "direction %d, action %d", r.Direction, r.Action)
 		}
 		for _, peer := range r.Peers {
@@ -159,11 +163,20 @@ type ruleRef struct {
 
 // compiledRule is a rule in terms of classes. Both lists come from the compiler's listPool.
 type compiledRule struct {
-	deny     bool
-	standing bool // gives way to every other allow
-	number   uint16
-	peers    *list
-	ports    *list
+	tier       Tier
+	action     Action
+	standing   bool // gives way to every other allow
+	number     uint16
+	precedence precedence
+	peers      *list
+	ports      *list
+}
+
+// precedence orders the rules of an ordered tier. Policies are numbered in the order of their keys.
+type precedence struct{ priority, policy, rule int32 }
+
+func (p precedence) before(q precedence) bool {
+	return cmp.Or(cmp.Compare(p.priority, q.priority), cmp.Compare(p.policy, q.policy), cmp.Compare(p.rule, q.rule)) < 0
 }
 
 // list is a set of classes; all stands for every one. Equal sets are the same pointer.

@@ -25,6 +25,10 @@ func TestModelsThatAreRefused(t *testing.T) {
 		`compile p: r: unknown entity "worlds"`:                                                             func(m *Model) { m.Policies = refusedPolicy(entity("worlds")) },
 		`compile p: r: except 10.0.0.0/8 is not inside 192.0.2.0/24`:                                        func(m *Model) { m.Policies = refusedPolicy(cidr("192.0.2.0/24", "10.0.0.0/8")) },
 		`compile p: r: invalid CIDR`:                                                                        func(m *Model) { m.Policies = refusedPolicy(Peer{Kind: PeerCIDR}) },
+		`compile p: r: direction 0, action 2`:                                                               func(m *Model) { m.Policies = refusedPolicy(); m.Policies[0].Rules[0].Action = Pass },
+		`compile p: policy: tier 1, priority 1001, isolates [false false]`:                                  func(m *Model) { m.Policies = []Policy{{Key: "p", Tier: TierAdmin, Priority: 1001}} },
+		`compile p: policy: tier 2, priority 0, isolates [true false]`:                                      func(m *Model) { m.Policies = []Policy{{Key: "p", Tier: TierBaseline, Isolates: [2]bool{true}}} },
+		`compile p: policy: tier 3, priority 0, isolates [false false]`:                                     func(m *Model) { m.Policies = []Policy{{Key: "p", Tier: 3}} },
 	} {
 		m := smallModel()
 		change(m)
@@ -34,8 +38,8 @@ func TestModelsThatAreRefused(t *testing.T) {
 	}
 }
 
-func refusedPolicy(p Peer) []Policy {
-	return []Policy{{Key: "p", Rules: []Rule{{Path: "r", Peers: []Peer{p}, Ports: []PortMatch{AnyPort}}}}}
+func refusedPolicy(peers ...Peer) []Policy {
+	return []Policy{{Key: "p", Rules: []Rule{{Path: "r", Peers: peers, Ports: []PortMatch{AnyPort}}}}}
 }
 
 func TestTooLargeImageNamesTheCostliestNamespaces(t *testing.T) {

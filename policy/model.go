@@ -81,23 +81,42 @@ const (
 	Egress
 )
 
-// Action is what a rule does with what it matches. Any matching Deny beats any Allow.
+// Action is what a rule does with what it matches. In TierNormal any matching Deny beats any Allow; in the other tiers the
+// first rule that matches decides, and Pass ends its tier without a decision. TierNormal has no Pass.
 type Action uint8
 
 // Actions.
 const (
 	Allow Action = iota
 	Deny
+	Pass
 )
+
+// Tier is when a policy is asked: TierAdmin first, TierBaseline only about pods that no policy of TierNormal isolates in
+// that direction, and only if no rule of TierNormal matches. What no tier decides is allowed, unless the pod is isolated.
+type Tier uint8
+
+// Tiers. Policies of TierAdmin and TierBaseline are ordered and isolate nobody; those of TierNormal have no order.
+const (
+	TierNormal Tier = iota
+	TierAdmin
+	TierBaseline
+)
+
+// MaxPriority is the last Priority that a policy may have.
+const MaxPriority = 1000
 
 // Policy is one policy object, or one of the specs of an object that has several.
 type Policy struct {
 	// Key names the object for people and metrics: "CiliumNetworkPolicy default/frontend-to-backend".
-	Key     string
-	Subject Selector // of pods; the namespace is already a requirement of it
+	Key  string
+	Tier Tier `json:",omitempty"`
+	// Priority orders the policies of an ordered tier, the lowest first; equal ones go by Key. TierNormal does not read it.
+	Priority int32    `json:",omitempty"`
+	Subject  Selector // of pods; the namespace is already a requirement of it
 	// Isolates says, by direction, whether a pod that Subject matches is denied all that no rule admits.
 	Isolates [2]bool
-	Rules    []Rule
+	Rules    []Rule // in an ordered tier, the first of a direction that matches decides
 }
 
 // Rule admits or denies, in one direction, traffic between the policy's subjects and Peers on Ports. Peers are ORed, Ports

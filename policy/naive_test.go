@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -122,18 +123,19 @@ func (n naive) port(dir Direction, p *PortMatch, subject *Pod, who party, protoc
 
 // judge returns the verdict and the names of the rules that may be given for it; none: the default decided.
 func (n naive) judge(dir Direction, subject *Pod, peer netip.Addr, protocol uint8, port uint16) (allow bool, by []RuleName) {
-	who := n.party(peer)
+	q := question{dir, subject, n.party(peer), protocol, port}
+	if action, rule := n.first(TierAdmin, &q); action != Pass {
+		return action == Allow, rule
+	}
 	isolated := false
 	var allows, denies []RuleName
 	for _, p := range n.m.Policies {
-		if !p.Subject.Matches(subject.Labels) {
+		if p.Tier != TierNormal || !p.Subject.Matches(subject.Labels) {
 			continue
 		}
 		isolated = isolated || p.Isolates[dir]
 		for _, r := range p.Rules {
-			if r.Direction != dir ||
-				!slices.ContainsFunc(r.Peers, func(x Peer) bool { return n.peer(&x, who) }) ||
-				!slices.ContainsFunc(r.Ports, func(x PortMatch) bool { return n.port(dir, &x, subject, who, protocol, port) }) {
+			if !n.matches(&r, &q) {
 				continue
 			}
 			if r.Action == Deny {
@@ -148,11 +150,48 @@ func (n naive) judge(dir Direction, subject *Pod, peer netip.Addr, protocol uint
 		return false, denies
 	case len(allows) > 0:
 		return true, allows
-	case isolated && dir == Ingress && !n.m.Options.HostByRule && slices.Contains(who.is, EntityHost):
+	case isolated && dir == Ingress && !n.m.Options.HostByRule && slices.Contains(q.who.is, EntityHost):
 		return true, []RuleName{{"weir", "host reaches its pods"}}
-	default:
-		return !isolated, nil
+	case isolated:
+		return false, nil
 	}
+	action, rule := n.first(TierBaseline, &q)
+	return action != Deny, rule
+}
+
+// question is a packet from or to subject.
+type question struct {
+	dir      Direction
+	subject  *Pod
+	who      party
+	protocol uint8
+	port     uint16
+}
+
+func (n naive) matches(r *Rule, q *question) bool {
+	return r.Direction == q.dir &&
+		slices.ContainsFunc(r.Peers, func(x Peer) bool { return n.peer(&x, q.who) }) &&
+		slices.ContainsFunc(r.Ports, func(x PortMatch) bool { return n.port(q.dir, &x, q.subject, q.who, q.protocol, q.port) })
+}
+
+// first is what an ordered tier makes of a packet; Pass if it leaves it to the others.
+func (n naive) first(tier Tier, q *question) (Action, []RuleName) {
+	policies := slices.Clone(n.m.Policies)
+	slices.SortFunc(policies, func(a, b Policy) int { return cmp.Or(int(a.Priority)-int(b.Priority), strings.Compare(a.Key, b.Key)) })
+	for _, p := range policies {
+		if p.Tier != tier || !p.Subject.Matches(q.subject.Labels) {
+			continue
+		}
+		for _, r := range p.Rules {
+			if n.matches(&r, q) {
+				if r.Action == Pass {
+					return Pass, nil
+				}
+				return r.Action, []RuleName{{p.Key, r.Path}}
+			}
+		}
+	}
+	return Pass, nil
 }
 
 func mustAddr(s string) netip.Addr     { return netip.MustParseAddr(s) }
@@ -280,9 +319,17 @@ func randomPolicies(r *rand.Rand) []Policy {
 	var policies []Policy
 	for i := range r.IntN(8) {
 		p := Policy{Key: fmt.Sprintf("CiliumNetworkPolicy red/policy-%d", i), Subject: randomSelector(r)}
-		p.Isolates = [2]bool{r.IntN(3) > 0, r.IntN(3) > 0}
+		if p.Tier = pick(r, []Tier{TierNormal, TierNormal, TierAdmin, TierBaseline}); p.Tier == TierNormal {
+			p.Isolates = [2]bool{r.IntN(3) > 0, r.IntN(3) > 0}
+		} else {
+			p.Key, p.Priority = fmt.Sprintf("ClusterNetworkPolicy policy-%d", i), pick(r, []int32{0, 5, 5, 40, MaxPriority})
+		}
 		for j := range r.IntN(5) {
-			p.Rules = append(p.Rules, randomRule(r, fmt.Sprintf("spec.rules[%d]", j)))
+			rule := randomRule(r, fmt.Sprintf("spec.rules[%d]", j))
+			if p.Tier != TierNormal {
+				rule.Action = Action(r.IntN(3))
+			}
+			p.Rules = append(p.Rules, rule)
 		}
 		policies = append(policies, p)
 	}

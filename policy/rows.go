@@ -99,7 +99,9 @@ func (c *compiler) compileRule(policy, rule, subject int32, rules []int32) ([]in
 			i = -1
 			if pe, po := peers(), ports(); (pe.all || len(pe.members) > 0) && (po.all || len(po.members) > 0) {
 				i = int32(len(c.rules))
-				c.rules = append(c.rules, compiledRule{deny: r.Action == Deny, number: number, peers: pe, ports: po})
+				c.rules = append(c.rules, compiledRule{
+					tier: p.Tier, action: r.Action, number: number, precedence: precedence{p.Priority, policy, rule}, peers: pe, ports: po,
+				})
 			}
 			c.byRule[ref] = i
 		}
@@ -259,21 +261,29 @@ func localClasses(p *partition, n int, rules []compiledRule, of func(*compiledRu
 	return class, sets, count
 }
 
-// cellParts collects what the rules say about one class of ports; noRule where they say nothing.
-type cellParts struct{ deny, allow, standing uint16 }
+// cellParts collects what the rules say about one class of ports; noRule and nil where they say nothing.
+type cellParts struct {
+	first                 [2]*compiledRule // of TierAdmin, of TierBaseline: the one that comes first
+	deny, allow, standing uint16
+}
 
 const noRule = math.MaxUint16
 
-// decide returns the port set of peers that rules match: any deny beats any allow, of several the lowest number is named,
-// and the standing permission comes after all rules.
+// decide returns the port set of peers that rules match. TierAdmin comes first, then TierNormal, where any deny beats any
+// allow and of several the lowest number is named; TierBaseline is asked where nothing isolates, and the standing permission
+// comes after all rules.
 func decide(rules []*compiledRule, portSets map[int32][]int32, isolated bool, cells []cellParts) []Cell {
 	for i := range cells {
-		cells[i] = cellParts{noRule, noRule, noRule}
+		cells[i] = cellParts{deny: noRule, allow: noRule, standing: noRule}
 	}
 	for _, r := range rules {
 		for _, l := range portSets[r.ports.id] {
 			switch c := &cells[l]; {
-			case r.deny:
+			case r.tier != TierNormal:
+				if first := &c.first[r.tier-TierAdmin]; *first == nil || r.precedence.before((*first).precedence) {
+					*first = r
+				}
+			case r.action == Deny:
 				c.deny = min(c.deny, r.number)
 			case r.standing:
 				c.standing = r.number
@@ -283,12 +293,18 @@ func decide(rules []*compiledRule, portSets map[int32][]int32, isolated bool, ce
 		}
 	}
 	set := make([]Cell, len(cells))
-	for i, c := range cells {
+	for i := range cells {
+		c := &cells[i]
+		admin, baseline := c.first[0], c.first[1]
 		switch {
+		case admin != nil && admin.action != Pass:
+			set[i] = cell(admin.action == Allow, admin.number)
 		case c.deny != noRule:
 			set[i] = cell(false, c.deny)
 		case c.allow != noRule:
 			set[i] = cell(true, c.allow)
+		case !isolated && baseline != nil && baseline.action != Pass:
+			set[i] = cell(baseline.action == Allow, baseline.number)
 		case c.standing != noRule:
 			set[i] = cell(true, c.standing)
 		default:

@@ -29,6 +29,28 @@ func (d Direction) String() string {
 	return "ingress"
 }
 
+// String is the tier's name for people.
+func (t Tier) String() string {
+	switch t {
+	case TierAdmin:
+		return "admin"
+	case TierBaseline:
+		return "baseline"
+	}
+	return "normal"
+}
+
+// String is the action's name for people.
+func (a Action) String() string {
+	switch a {
+	case Deny:
+		return "deny"
+	case Pass:
+		return "pass"
+	}
+	return "allow"
+}
+
 // WriteText writes all that was compiled in a form for people. Equal tables are equal text.
 func (c *Compiled) WriteText(w io.Writer) error {
 	b := bufio.NewWriter(w)
@@ -64,9 +86,10 @@ func (c *Compiled) WriteText(w io.Writer) error {
 		fmt.Fprintf(b, "\n")
 	}
 	fmt.Fprintf(b, "\nrules\n")
+	order := img.keys.order()
 	for _, n := range slices.Sorted(maps.Keys(img.keys.ruleIndex)) {
 		r := img.keys.ruleIndex[n]
-		fmt.Fprintf(b, "  %d %s %s\n", n, r.Policy, r.Path)
+		fmt.Fprintf(b, "  %d %s %s%s\n", n, r.Policy, r.Path, order[r])
 	}
 	runs := portRuns(img)
 	for i := range c.Endpoints {
@@ -85,6 +108,20 @@ func (c *Compiled) WriteText(w io.Writer) error {
 		return fmt.Errorf("write policy as text: %w", err)
 	}
 	return nil
+}
+
+// order says where the rules of ordered tiers stand.
+func (k *keys) order() map[RuleName]string {
+	order := map[RuleName]string{}
+	for i := range k.Policies {
+		if p := &k.Policies[i]; p.Tier != TierNormal {
+			for j := range p.Rules {
+				r := &p.Rules[j]
+				order[RuleName{p.Key, r.Path}] = fmt.Sprintf(" (tier %s, priority %d, %s)", p.Tier, p.Priority, r.Action)
+			}
+		}
+	}
+	return order
 }
 
 func portNames(ports []NamedPort) string {
