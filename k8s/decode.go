@@ -257,6 +257,7 @@ func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) 
 		c.bad("spec", "missing; write spec: {podSelector: {}} to isolate every pod of the namespace")
 	}
 	strict := k.strict
+	c.open = k.open
 	if k.nulls && !d.blankEnd {
 		strict = nil
 	}
@@ -274,6 +275,9 @@ func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) 
 		c.bad("", "cannot be decoded: %s", err)
 		return
 	}
+	if k.unknown != nil {
+		k.unknown(object, c.unknowns)
+	}
 	c.metadata(k, object)
 	c.object = name(k.name, object)
 	if k.check != nil {
@@ -289,7 +293,7 @@ func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) 
 
 // kind finds out what to do with an object: decode it, or leave it alone, or refuse it.
 func (d *decoder) kind(c *checker, version, kindName string) (kind, bool) {
-	if k, ok := d.kinds[kindName]; ok && k.apiVersion == version {
+	if k, ok := d.kinds[kindName]; ok && (k.apiVersion == version || contains(k.also, version)) {
 		return k, true
 	}
 	gv, err := schema.ParseGroupVersion(version)

@@ -372,6 +372,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add([]byte(policyDoc("{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 1, endPort: 2}]}]}")))
 	f.Add([]byte("apiVersion: v1\nkind: Node\nmetadata: {name: n1, annotations: {flannel.alpha.coreos.com/backend-data: '{}'}}\nspec: {podCIDR: 10.1.0.0/24}\n---\n" + podDoc("a", "spec: {nodeName: n1}\nstatus: {podIP: 10.1.0.2}")))
+	f.Add([]byte(clusterDoc("{tier: Admin, priority: 5, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: ['::/0']}, {nodes: {}}, {}]}]}")))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Service","metadata":{"name":"s"},"spec":{"clusterIP":"10.96.0.1"}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o, err := Decode("m.yaml", data)

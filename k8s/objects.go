@@ -29,6 +29,7 @@ type Objects struct {
 	NetworkPolicies                  []*networkingv1.NetworkPolicy
 	CiliumNetworkPolicies            []*CiliumNetworkPolicy
 	CiliumClusterwideNetworkPolicies []*CiliumClusterwideNetworkPolicy
+	ClusterNetworkPolicies           []*ClusterNetworkPolicy
 
 	Workloads Workloads
 
@@ -101,6 +102,7 @@ func name(kind string, object metav1.Object) string {
 type kind struct {
 	name       string
 	apiVersion string
+	also       []string // other apiVersions with the same fields
 	namespaced bool
 	make       func() metav1.Object          // an empty object to decode into
 	keep       func(*Objects, metav1.Object) // adds a decoded object to the set
@@ -110,6 +112,9 @@ type kind struct {
 	// list admits everyone.
 	strict []string
 	nulls  bool
+	// open are the fields below which unknown ones are not refused but handed to unknown.
+	open    []string
+	unknown func(metav1.Object, []UnknownField)
 }
 
 func kinds() []kind {
@@ -163,6 +168,14 @@ func kinds() []kind {
 				p := x.(*CiliumClusterwideNetworkPolicy)
 				c.ciliumPolicy(p.Spec, p.Specs, false)
 			}},
+		{name: "ClusterNetworkPolicy", apiVersion: "policy.networking.k8s.io/v1alpha2", also: []string{"policy.networking.k8s.io/v1beta1"},
+			strict: []string{"spec"}, open: []string{"spec.ingress", "spec.egress"},
+			unknown: func(x metav1.Object, fields []UnknownField) { x.(*ClusterNetworkPolicy).Unknown = fields },
+			make:    func() metav1.Object { return new(ClusterNetworkPolicy) },
+			keep: func(o *Objects, x metav1.Object) {
+				o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, x.(*ClusterNetworkPolicy))
+			},
+			check: func(c *checker, x metav1.Object) { c.clusterPolicy(&x.(*ClusterNetworkPolicy).Spec) }},
 		{name: "Deployment", apiVersion: "apps/v1", namespaced: true,
 			make: func() metav1.Object { return new(appsv1.Deployment) },
 			keep: func(o *Objects, x metav1.Object) {

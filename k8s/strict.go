@@ -17,6 +17,8 @@ type checker struct {
 	object   string
 	problems []error
 	fields   fieldCache
+	open     []string // fields below which shape notes unknown ones instead of refusing them
+	unknowns []UnknownField
 }
 
 // fieldCache holds what fieldsOf has found out.
@@ -58,7 +60,7 @@ func (c *checker) shape(tree any, t reflect.Type, path string, strict []string) 
 		for _, key := range sorted(object) {
 			field, known := fields[key]
 			if !known {
-				c.unknown(join(path, key), key, fields)
+				c.unknown(path, key, fields)
 				continue
 			}
 			c.shape(object[key], field, join(path, key), strict)
@@ -164,16 +166,21 @@ func (c *checker) mismatch(path string, tree any, want string) {
 	c.bad(path, "is %s, must be %s%s", got, want, hint)
 }
 
+// unknown is about a field that the struct at path does not have.
 func (c *checker) unknown(path, key string, fields map[string]reflect.Type) {
 	names := make([]string, 0, len(fields))
 	for name := range fields {
 		names = append(names, name)
 	}
-	if near := nearest(key, names); near != "" {
-		c.bad(path, "unknown field, did you mean %s?", near)
-		return
+	near := nearest(key, names)
+	switch {
+	case under(path, c.open):
+		c.unknowns = append(c.unknowns, UnknownField{join(path, key), near})
+	case near != "":
+		c.bad(join(path, key), "unknown field, did you mean %s?", near)
+	default:
+		c.bad(join(path, key), "unknown field, remove it")
 	}
-	c.bad(path, "unknown field, remove it")
 }
 
 // fieldsOf lists a struct's fields by JSON name, those of embedded structs included.

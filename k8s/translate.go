@@ -74,6 +74,9 @@ func Translate(objs *Objects, node string, opts Options) (*policy.Model, []Statu
 	for _, p := range objs.CiliumClusterwideNetworkPolicies {
 		t.ciliumPolicy(name("CiliumClusterwideNetworkPolicy", p), "", p.Spec, p.Specs)
 	}
+	for _, p := range objs.ClusterNetworkPolicies {
+		t.clusterPolicy(p)
+	}
 	if len(t.problems) > 0 {
 		return nil, nil, errors.Join(t.problems...)
 	}

@@ -94,7 +94,7 @@ func ruleText(r policy.Rule) string {
 	for _, p := range r.Ports {
 		ports = append(ports, portText(p))
 	}
-	return fmt.Sprintf("%s %s %s [%s] [%s]", r.Path, []string{"in", "out"}[r.Direction], []string{"allow", "deny"}[r.Action],
+	return fmt.Sprintf("%s %s %s [%s] [%s]", r.Path, []string{"in", "out"}[r.Direction], r.Action,
 		strings.Join(peers, ", "), strings.Join(ports, " "))
 }
 

@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -172,26 +171,6 @@ func (n naive) matches(r *Rule, q *question) bool {
 	return r.Direction == q.dir &&
 		slices.ContainsFunc(r.Peers, func(x Peer) bool { return n.peer(&x, q.who) }) &&
 		slices.ContainsFunc(r.Ports, func(x PortMatch) bool { return n.port(q.dir, &x, q.subject, q.who, q.protocol, q.port) })
-}
-
-// first is what an ordered tier makes of a packet; Pass if it leaves it to the others.
-func (n naive) first(tier Tier, q *question) (Action, []RuleName) {
-	policies := slices.Clone(n.m.Policies)
-	slices.SortFunc(policies, func(a, b Policy) int { return cmp.Or(int(a.Priority)-int(b.Priority), strings.Compare(a.Key, b.Key)) })
-	for _, p := range policies {
-		if p.Tier != tier || !p.Subject.Matches(q.subject.Labels) {
-			continue
-		}
-		for _, r := range p.Rules {
-			if n.matches(&r, q) {
-				if r.Action == Pass {
-					return Pass, nil
-				}
-				return r.Action, []RuleName{{p.Key, r.Path}}
-			}
-		}
-	}
-	return Pass, nil
 }
 
 func mustAddr(s string) netip.Addr     { return netip.MustParseAddr(s) }

@@ -3,9 +3,31 @@
 package policy
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 	"testing"
 )
+
+// first is what an ordered tier makes of a packet; Pass if it leaves it to the others.
+func (n naive) first(tier Tier, q *question) (Action, []RuleName) {
+	policies := slices.Clone(n.m.Policies)
+	slices.SortFunc(policies, func(a, b Policy) int { return cmp.Or(int(a.Priority)-int(b.Priority), strings.Compare(a.Key, b.Key)) })
+	for _, p := range policies {
+		if p.Tier != tier || !p.Subject.Matches(q.subject.Labels) {
+			continue
+		}
+		for _, r := range p.Rules {
+			if n.matches(&r, q) {
+				if r.Action == Pass {
+					return Pass, nil
+				}
+				return r.Action, []RuleName{{p.Key, r.Path}}
+			}
+		}
+	}
+	return Pass, nil
+}
 
 // tiered is front, which ordered and other policies select, and which nothing isolates but what a policy says.
 func tiered(policies ...Policy) *Model {

@@ -41,7 +41,7 @@ const (
 	randomIPv6       = 300 // of a cluster; the datapath does not judge IPv6 yet, so two judges only
 )
 
-// TestThreeJudges lets the three judges meet random policies of both dialects in random clusters. They must agree on every
+// TestThreeJudges lets the three judges meet random policies of all dialects in random clusters. They must agree on every
 // side of every probe, kernel and image on the rule too, and that rule must be one that the oracle finds to match.
 // WEIR_RANDOM_SEED repeats a run; WEIR_RANDOM_DUMP=1 writes what fails into testdata/check; WEIR_RANDOM_KERNEL=0 leaves the
 // kernel out, for long hunts in the compiler.

@@ -81,11 +81,13 @@ func newWorld(r *rand.Rand) *world {
 	w.cluster = strings.Join(docs, "---\n")
 	for i := range 1 + w.IntN(9) {
 		name := fmt.Sprintf("p%d", i)
-		switch w.IntN(8) {
+		switch w.IntN(12) {
 		case 0, 1, 2:
 			w.policies = append(w.policies, document(w.networkPolicy(name)))
 		case 3, 4, 5:
 			w.policies = append(w.policies, document(w.cilium("CiliumNetworkPolicy", name, pick(w, w.namespaces...))))
+		case 6, 7, 8, 9:
+			w.policies = append(w.policies, document(w.clusterPolicy(name)))
 		default:
 			w.policies = append(w.policies, document(w.cilium("CiliumClusterwideNetworkPolicy", name, "")))
 		}

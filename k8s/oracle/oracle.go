@@ -215,7 +215,7 @@ func (o *Oracle) judge(s side) *Judgement {
 	return o.policies(s)
 }
 
-// opinions asks all policies.
+// opinions asks all policies that are without order.
 func (o *Oracle) opinions(s side) opinion {
 	var all opinion
 	o.networkPolicies(s, &all)
@@ -224,10 +224,14 @@ func (o *Oracle) opinions(s side) opinion {
 }
 
 // selected says that some policy has a say in what the subject does in this direction.
-func (o *Oracle) selected(s side) bool { return o.opinions(s).selected }
+func (o *Oracle) selected(s side) bool { return o.opinions(s).selected || o.clusterSelected(s) }
 
-// policies weighs what the policies say about a packet between two parties.
+// policies weighs what the policies say about a packet between two parties: the admin tier's, then those that isolate, then
+// the baseline tier's, which counts only where nothing isolates.
 func (o *Oracle) policies(s side) *Judgement {
+	if decided := o.clusterTier("Admin", s); decided != nil {
+		return decided
+	}
 	all := o.opinions(s)
 	switch {
 	case len(all.deny) > 0: // Any matching deny beats any allow.
@@ -235,6 +239,9 @@ func (o *Oracle) policies(s side) *Judgement {
 	case len(all.allows) > 0:
 		return &Judgement{Allow: true, Reason: Allowed, Rules: all.allows}
 	case !all.isolated:
+		if decided := o.clusterTier("Baseline", s); decided != nil {
+			return decided
+		}
 		return &Judgement{Allow: true, Reason: NotIsolated}
 	case !s.egress && s.host() && !o.options.HostByRule: // The pod's own node always reaches it.
 		return &Judgement{Allow: true, Reason: Allowed, Rules: []string{HostRule}}
