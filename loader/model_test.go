@@ -47,15 +47,21 @@ func randomPolicies(r *rand.Rand) (policies []policy.Policy) {
 	}
 	for i := range 1 + r.IntN(3) {
 		p := policy.Policy{Key: fmt.Sprintf("NetworkPolicy test/%d", i), Subject: selector(), Isolates: [2]bool{r.IntN(2) == 0, r.IntN(3) == 0}}
+		if r.IntN(3) == 0 {
+			p.Tier, p.Priority, p.Isolates = policy.TierAdmin+policy.Tier(r.IntN(2)), int32(r.IntN(3)), [2]bool{}
+		}
 		for j := range r.IntN(3) {
 			peer := policy.Peer{Kind: policy.PeerSelector, Selector: selector()}
 			if r.IntN(3) == 0 {
 				cidrs := []string{"10.42.0.0/16", "203.0.113.0/24", "203.0.113.0/25", "203.0.113.7/32", "10.42.2.0/24"}
 				peer = policy.Peer{Kind: policy.PeerCIDR, CIDR: netip.MustParsePrefix(cidrs[r.IntN(len(cidrs))]), MatchPods: r.IntN(2) == 0}
 			}
-			first := uint16(r.IntN(60))
+			first, action := uint16(r.IntN(60)), policy.Action(r.IntN(4)/3)
+			if p.Tier != policy.TierNormal {
+				action = policy.Action(r.IntN(3))
+			}
 			p.Rules = append(p.Rules, policy.Rule{
-				Path: fmt.Sprintf("spec[%d]", j), Direction: policy.Direction(r.IntN(2)), Action: policy.Action(r.IntN(4) / 3),
+				Path: fmt.Sprintf("spec[%d]", j), Direction: policy.Direction(r.IntN(2)), Action: action,
 				Peers: []policy.Peer{peer}, Ports: []policy.PortMatch{{Protocol: policy.TCP, First: first, Last: first + 40}},
 			})
 		}

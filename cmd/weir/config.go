@@ -22,8 +22,8 @@ const agentHelp = `Usage: weir agent --manifests DIR [--node NAME] [flags]
        weir agent cleanup [--pin-path DIR]
 
 Enforces the policies of a directory of Kubernetes manifests on this node: Nodes, Namespaces, Pods, Services,
-EndpointSlices, NetworkPolicies, CiliumNetworkPolicies. Changes of the directory are applied as they happen; a set that
-is wrong is refused as a whole and by name, and the last good one stays enforced.
+EndpointSlices, NetworkPolicies, CiliumNetworkPolicies, ClusterNetworkPolicies. Changes of the directory are applied as they
+happen; a set that is wrong is refused as a whole and by name, and the last good one stays enforced.
 
 Enforcement outlives the agent: SIGTERM and kill -9 leave it as it is, and the next agent takes over without a gap.
 "weir agent cleanup" takes weir off this node.
