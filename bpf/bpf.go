@@ -152,7 +152,7 @@ func (k Knobs) configure(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) e
 			return fmt.Errorf("configure programs: set %s: %w", name, err)
 		}
 	}
-	return nil
+	return fold(spec)
 }
 
 func flag(on bool) uint8 {

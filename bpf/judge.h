@@ -299,11 +299,41 @@ static __always_inline int reason_passes(enum reason reason)
 	return reason < REASON_DENIED_DEFAULT || (reason >= REASON_HANDED_UP && reason < REASON_UNKNOWN_ENDPOINT);
 }
 
+static __always_inline enum reason denied_by(__u16 rule)
+{
+	return rule ? REASON_DENIED_RULE : REASON_DENIED_DEFAULT;
+}
+
+/* Is the pod's isolation in this direction one that began while it ran? Only then may connections be older. */
+static __always_inline int isolation_has_begun(__u32 slot, __u32 direction)
+{
+	return ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].isolated_ns[direction & 1] != 0;
+}
+
+/* The image denies p: what may excuse it? If nothing does, denied is the reason. */
+static __always_inline enum reason judge_denied(struct decision *d, struct packet *p, const struct subject *s, enum reason denied)
+{
+	int answer;
+
+	if (p->saddr == p->daddr)
+		return REASON_SELF;
+	if (p->opening)
+		return denied; /* can be no reply: floods of new connections end here */
+	if (p->error)
+		return error_related(d, p, s->direction) ? REASON_RELATED : denied;
+	/* Calls cost more than what they find out in most cases: that no flow hashes here, and that isolation is old. */
+	answer = flow_filter_mirror(p) ? flow_answers(d, p, s->from_peer) : FLOW_NONE;
+	if (answer == FLOW_REPLY)
+		return REASON_REPLY;
+	if (isolation_has_begun(s->slot, s->direction) && flow_predates(d, p, s->slot, s->direction, s->inserts))
+		return REASON_GRACE;
+	return answer == FLOW_REVOKED ? REASON_REVOKED : denied;
+}
+
 /* The decision where row is the pod's policy. */
 static __always_inline enum reason judge_row(struct decision *d, struct packet *p, const struct subject *s, __u32 peer,
 					     struct row row)
 {
-	enum reason denied;
 	__u16 cell;
 	int answer;
 
@@ -326,21 +356,7 @@ static __always_inline enum reason judge_row(struct decision *d, struct packet *
 	if (cell & CELL_ALLOW)
 		return d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;
 
-	denied = d->rule ? REASON_DENIED_RULE : REASON_DENIED_DEFAULT;
-	if (p->saddr == p->daddr)
-		return REASON_SELF;
-	if (p->opening)
-		return denied; /* can be no reply: floods of new connections end here */
-	if (p->error)
-		return error_related(d, p, s->direction) ? REASON_RELATED : denied;
-	/* Calls cost more than what they find out in most cases: that no flow hashes here, and that isolation is old. */
-	answer = flow_filter_mirror(p) ? flow_answers(d, p, s->from_peer) : FLOW_NONE;
-	if (answer == FLOW_REPLY)
-		return REASON_REPLY;
-	if (ARRAY_OF(endpoints)[s->slot & (MAX_ENDPOINTS - 1)].isolated_ns[s->direction & 1] &&
-	    flow_predates(d, p, s->slot, s->direction, s->inserts))
-		return REASON_GRACE;
-	return answer == FLOW_REVOKED ? REASON_REVOKED : denied;
+	return judge_denied(d, p, s, denied_by(d->rule));
 }
 
 /*

@@ -38,8 +38,28 @@ struct fast_frame {
 /* Kinds whose slot is the node that owns the address. */
 #define OWNED_KINDS (1 << ADDRESS_REMOTE_POD | 1 << ADDRESS_NODE | 1 << ADDRESS_REMOTE_CIDR)
 
-/* Fills d and p, and says 1; or changes nothing and says 0. */
-static __always_inline int fast_tunnel(struct decision *d, struct packet *p, void *at, void *end, __u32 length)
+/*
+ * What such a packet says, as long as it fits registers: a flood that is dropped for it never has its headers written to
+ * memory. Nothing that is not inlined may see this struct, or it would lie in memory too.
+ */
+struct fast {
+	__u64 source; /* address entries */
+	__u64 destination;
+	__u32 saddr;
+	__u32 daddr;
+	__u16 sport;
+	__u16 dport;
+	__u8 protocol;
+	__u8 tcp_flags;
+};
+
+static __always_inline int fast_opens(const struct fast *f)
+{
+	return (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* Fills f and says 1; or says 0. */
+static __always_inline int fast_tunnel(struct fast *f, void *at, void *end, __u32 length)
 {
 	volatile struct shared_state *shared = ARRAY_OF(state);
 	struct fast_frame *frame = at;
@@ -50,15 +70,21 @@ static __always_inline int fast_tunnel(struct decision *d, struct packet *p, voi
 
 	if ((void *)(frame + 1) > end)
 		return 0;
+	if (FAST_FIELD(frame, __be16, outer_eth.h_proto) != bpf_htons(ETH_P_IP) ||
+	    FAST_FIELD(frame, __u8, outer_ip.protocol) != IPPROTO_UDP ||
+	    FAST_FIELD(frame, __be16, outer_udp.dest) != bpf_htons(vxlan_port))
+		return 0;
+	/* The lookups begin before all that is compared below: the one waits for memory, the other does not. */
+	saddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.saddr));
+	daddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.daddr));
+	source = address_lookup(saddr);
+	destination = address_lookup(daddr);
 	/*
 	 * Eight bytes at a time, what does not matter masked out: version, header length, total length and fragment bits of
 	 * each IP header, destination port and length of UDP. Lengths must be the frame's: no padding, no trailer.
 	 */
-	if (FAST_FIELD(frame, __be16, outer_eth.h_proto) != bpf_htons(ETH_P_IP) ||
-	    (FAST_FIELD(frame, __u64, outer_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(outer_ip)) ||
-	    FAST_FIELD(frame, __u8, outer_ip.protocol) != IPPROTO_UDP)
-		return 0;
-	if ((FAST_FIELD(frame, __u64, outer_udp) & FAST_UDP_MASK) != FAST_UDP(vxlan_port, length - FAST_AT(outer_udp)) ||
+	if ((FAST_FIELD(frame, __u64, outer_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(outer_ip)) ||
+	    (FAST_FIELD(frame, __u64, outer_udp) & FAST_UDP_MASK) != FAST_UDP(vxlan_port, length - FAST_AT(outer_udp)) ||
 	    FAST_FIELD(frame, __u64, vxlan) != vxlan_header ||
 	    (FAST_FIELD(frame, __u64, inner_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(inner_ip)))
 		return 0;
@@ -75,30 +101,93 @@ static __always_inline int fast_tunnel(struct decision *d, struct packet *p, voi
 		return 0;
 	}
 
-	saddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.saddr));
-	source = address_lookup(saddr);
 	node = node_at(address_slot(source));
 	outer = bpf_ntohl(FAST_FIELD(frame, __u32, outer_ip.saddr));
 	if (!(1 << address_kind(source) & OWNED_KINDS) || !outer || outer != node->underlay4[0] ||
 	    FAST_FIELD(frame, __u64, inner_eth.h_source) != *(volatile __u64 *)node->vtep_mac) /* and the EtherTypes */
 		return 0;
-	daddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.daddr));
-	destination = address_lookup(daddr);
 	if (address_kind(destination) != ADDRESS_LOCAL_POD)
 		return 0;
 
-	d->source = source;
-	d->destination = destination;
-	p->saddr = saddr;
-	p->daddr = daddr;
-	p->sport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.source));
-	p->dport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.destination));
-	p->protocol = FAST_FIELD(frame, __u8, inner_ip.protocol);
-	p->fragment = FRAGMENT_NONE;
-	p->opening = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	p->tcp_flags = flags;
-	p->error = 0;
+	f->source = source;
+	f->destination = destination;
+	f->saddr = saddr;
+	f->daddr = daddr;
+	f->sport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.source));
+	f->dport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.destination));
+	f->protocol = FAST_FIELD(frame, __u8, inner_ip.protocol);
+	f->tcp_flags = flags;
 	return 1;
+}
+
+/* What the parser would have left in p. */
+static __always_inline void fast_write(const struct fast *f, struct packet *p)
+{
+	p->saddr = f->saddr;
+	p->daddr = f->daddr;
+	p->sport = f->sport;
+	p->dport = f->dport;
+	p->protocol = f->protocol;
+	p->fragment = FRAGMENT_NONE;
+	p->opening = fast_opens(f);
+	p->tcp_flags = f->tcp_flags;
+	p->error = 0;
+	p->unread = 0;
+}
+
+/* Writes what an unread packet says after all: somebody wants to be told of it. */
+static __always_inline void fast_read(struct packet *p, void *at, void *end)
+{
+	struct fast_frame *frame = at;
+	struct fast f = {};
+
+	if ((void *)(frame + 1) > end)
+		return;
+	f.saddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.saddr));
+	f.daddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.daddr));
+	f.sport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.source));
+	f.dport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.destination));
+	f.protocol = FAST_FIELD(frame, __u8, inner_ip.protocol);
+	if (f.protocol == IPPROTO_TCP && at + FAST_AT(inner_ports) + sizeof(struct tcphdr) <= end)
+		f.tcp_flags = *(__u8 *)(at + FAST_AT(inner_ports) + 13);
+	fast_write(&f, p);
+}
+
+/* Can the flow tables not help a denied packet, nor the pod's sockets? Answers no if in doubt. */
+static __always_inline int fast_hopeless(const struct fast *f)
+{
+	struct flow_key mirror = {.saddr = f->daddr, .daddr = f->saddr, .sport = f->dport, .dport = f->sport, .protocol = f->protocol};
+
+	if (f->saddr == f->daddr)
+		return 0;
+	return fast_opens(f) || (!flow_filter_hit(&mirror) && !isolation_has_begun(address_slot(f->destination), DIRECTION_INGRESS));
+}
+
+/* The ingress decision, as judge makes it, with the headers in registers for as long as nothing else has to know them. */
+static __always_inline enum reason fast_judge(struct decision *d, struct packet *p, const struct fast *f, const struct subject *s)
+{
+	struct row row = image_row(d->image, s->identity, DIRECTION_INGRESS);
+	enum reason reason = REASON_NOT_ISOLATED;
+
+	d->source = f->source;
+	d->destination = f->destination;
+	if (row_policed(row)) {
+		__u16 peer = image_peer_class(d->image, address_identity(f->source));
+		__u16 cell = image_cell(d->image, row, peer, image_port_class(d->image, f->protocol, f->dport));
+
+		if (!(cell & CELL_ALLOW)) {
+			d->rule = cell & CELL_RULE;
+			reason = denied_by(d->rule);
+			if (fast_hopeless(f)) {
+				p->unread = 1;
+				return reason;
+			}
+			fast_write(f, p);
+			return judge_denied(d, p, s, reason);
+		}
+	}
+	fast_write(f, p);
+	return reason;
 }
 
 /* What tunnel_header and tunnel_inner find out of a packet that took the general way; asked only of one that is admitted. */

@@ -15,22 +15,32 @@ enum { SEES_SERVICES = 0 }; /* nobody on the wire is addressed by a ClusterIP */
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* The ingress decision for the local pod that d->destination names. */
-static __always_inline enum reason underlay_judge(struct decision *d, struct packet *p)
+/* On whose behalf is judged: the local pod that destination, an address entry, names. */
+static __always_inline struct subject underlay_subject(__u64 destination)
 {
-	struct subject subject = {
-		.identity = address_identity(d->destination),
-		.slot = address_slot(d->destination),
+	return (struct subject){
+		.identity = address_identity(destination),
+		.slot = address_slot(destination),
 		.direction = DIRECTION_INGRESS,
 		.from_peer = 1,
 		.inserts = 0, /* pod_rx sees the packet too, and inserts */
 	};
-	enum reason reason = judge(d, p, &subject, address_identity(d->source));
+}
 
+/* What is admitted goes up: pod_rx counts it, by its rule. */
+static __always_inline enum reason underlay_hand_up(struct decision *d, enum reason reason)
+{
 	if (!reason_passes(reason))
 		return reason;
 	d->rule = 0;
 	return REASON_HANDED_UP;
+}
+
+static __always_inline enum reason underlay_judge(struct decision *d, struct packet *p)
+{
+	struct subject subject = underlay_subject(d->destination);
+
+	return underlay_hand_up(d, judge(d, p, &subject, address_identity(d->source)));
 }
 
 /*
@@ -129,11 +139,13 @@ static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct de
 	struct udphdr *udp;
 	__be16 protocol;
 	__u32 total, l2 = 0;
+	struct fast fast;
 
 	if (!decision_open(d, ctx))
 		return REASON_NO_IMAGE;
-	if (fast_tunnel(d, p, at, end, p->bytes)) {
-		enum reason reason = underlay_judge(d, p);
+	if (fast_tunnel(&fast, at, end, p->bytes)) {
+		struct subject subject = underlay_subject(fast.destination);
+		enum reason reason = underlay_hand_up(d, fast_judge(d, p, &fast, &subject));
 
 		if (reason != REASON_HANDED_UP || !decap_strip || !fast_strippable(at, end))
 			return reason;

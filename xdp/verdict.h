@@ -7,7 +7,7 @@
 #pragma once
 
 #include "account.h"
-#include "judge.h"
+#include "fast.h"
 
 /* Reasons that observe mode counts and passes on. */
 static __always_inline int is_violation(enum reason reason)
@@ -24,7 +24,7 @@ static __always_inline enum verdict underlay_verdict(enum reason reason)
 	return reason_passes(reason) ? VERDICT_PASS : VERDICT_DROP;
 }
 
-static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d, const struct packet *p, __u32 verdict,
+static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d, struct packet *p, __u32 verdict,
 				    __u32 reason)
 {
 	struct event *e;
@@ -32,6 +32,8 @@ static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d
 
 	if (!d || !p)
 		return 0;
+	if (p->unread)
+		fast_read(p, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	e = event_reserve(d, p, HOOK_UNDERLAY_RX, verdict, reason, ctx->ingress_ifindex);
 	if (!e)
 		return 0;
@@ -46,7 +48,7 @@ static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d
 	return 0;
 }
 
-static __always_inline void underlay_count(struct xdp_md *ctx, const struct decision *d, const struct packet *p,
+static __always_inline void underlay_count(struct xdp_md *ctx, const struct decision *d, struct packet *p,
 					   enum verdict verdict, enum reason reason)
 {
 	if (account(d, p, HOOK_UNDERLAY_RX, DIRECTION_INGRESS, verdict, reason))
@@ -54,7 +56,7 @@ static __always_inline void underlay_count(struct xdp_md *ctx, const struct deci
 }
 
 /* The one exit. What observe mode noticed on the way is counted beside the reason that the packet left with. */
-static __always_inline int underlay_exit(struct xdp_md *ctx, const struct decision *d, const struct packet *p,
+static __always_inline int underlay_exit(struct xdp_md *ctx, const struct decision *d, struct packet *p,
 					 enum reason reason)
 {
 	enum verdict verdict = underlay_verdict(reason);
