@@ -219,18 +219,23 @@ spec: {type: ExternalName, externalName: a.example}
 
 func TestTranslateDoesNotDependOnOrder(t *testing.T) {
 	manifest := nodes + podDoc("a", "spec: {nodeName: n1}\nstatus: {podIP: 10.1.0.2}\n---") + podDoc("b", "spec: {nodeName: n2}\nstatus: {podIP: 10.1.1.2}\n---") +
-		policyDoc("{podSelector: {}}") + "---\n" + ciliumIngress("{fromNodes: [{}]}")
+		policyDoc("{podSelector: {}}") + "---\n" + ciliumEgress(`{toNodes: [{}]}, {toFQDNs: [{matchName: a.example}]},
+ {toServices: [{k8sServiceSelector: {selector: {}}}]}, {toCIDRSet: [{cidrGroupSelector: {}}]}`) + "---\n" +
+		serviceDoc("s", "{selector: {app: s}}") + serviceDoc("r", "{selector: {app: r}}") + groupDoc("g", "[10.9.0.0/16]") + groupDoc("f", "[10.8.0.0/16]")
 	o, err := Decode("m.yaml", []byte(manifest))
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, firstStatuses, err := Translate(o, "n1", Options{})
+	options := Options{NodeSelectorLabels: true}
+	first, firstStatuses, err := Translate(o, "n1", options)
 	if err != nil {
 		t.Fatal(err)
 	}
+	o.Services[0], o.Services[1] = o.Services[1], o.Services[0]
+	o.CiliumCIDRGroups[0], o.CiliumCIDRGroups[1] = o.CiliumCIDRGroups[1], o.CiliumCIDRGroups[0]
 	o.Nodes[0], o.Nodes[1] = o.Nodes[1], o.Nodes[0]
 	o.Pods[0], o.Pods[1] = o.Pods[1], o.Pods[0]
-	second, secondStatuses, err := Translate(o, "n1", Options{})
+	second, secondStatuses, err := Translate(o, "n1", options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ type Objects struct {
 	CiliumNetworkPolicies            []*CiliumNetworkPolicy
 	CiliumClusterwideNetworkPolicies []*CiliumClusterwideNetworkPolicy
 	ClusterNetworkPolicies           []*ClusterNetworkPolicy
+	CiliumCIDRGroups                 []*CiliumCIDRGroup
 
 	Workloads Workloads
 
@@ -176,6 +177,12 @@ func kinds() []kind {
 				o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, x.(*ClusterNetworkPolicy))
 			},
 			check: func(c *checker, x metav1.Object) { c.clusterPolicy(&x.(*ClusterNetworkPolicy).Spec) }},
+		{name: "CiliumCIDRGroup", apiVersion: "cilium.io/v2", also: []string{"cilium.io/v2alpha1"}, strict: []string{"spec"},
+			make: func() metav1.Object { return new(CiliumCIDRGroup) },
+			keep: func(o *Objects, x metav1.Object) {
+				o.CiliumCIDRGroups = append(o.CiliumCIDRGroups, x.(*CiliumCIDRGroup))
+			},
+			check: func(c *checker, x metav1.Object) { c.cidrGroup(x.(*CiliumCIDRGroup)) }},
 		{name: "Deployment", apiVersion: "apps/v1", namespaced: true,
 			make: func() metav1.Object { return new(appsv1.Deployment) },
 			keep: func(o *Objects, x metav1.Object) {
@@ -233,7 +240,7 @@ func unused() map[string][]string {
 		"discovery.k8s.io":  {},
 		"networking.k8s.io": {"Ingress", "IngressClass", "IPAddress", "ServiceCIDR"},
 		"cilium.io": {"CiliumBGPAdvertisement", "CiliumBGPClusterConfig", "CiliumBGPNodeConfig", "CiliumBGPNodeConfigOverride",
-			"CiliumBGPPeerConfig", "CiliumCIDRGroup", "CiliumClusterwideEnvoyConfig", "CiliumEndpoint", "CiliumEndpointSlice",
+			"CiliumBGPPeerConfig", "CiliumClusterwideEnvoyConfig", "CiliumEndpoint", "CiliumEndpointSlice",
 			"CiliumEnvoyConfig", "CiliumGatewayClassConfig", "CiliumIdentity", "CiliumL2AnnouncementPolicy",
 			"CiliumLoadBalancerIPPool", "CiliumNode", "CiliumNodeConfig", "CiliumPodIPPool"},
 		"policy.networking.k8s.io": {},

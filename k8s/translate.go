@@ -25,6 +25,10 @@ type Options struct {
 	IPBlockCilium bool
 	// ICMPZeroIsEchoReply reads ICMP type 0 of a Cilium policy as what it is. Cilium reads it as every type.
 	ICMPZeroIsEchoReply bool
+	// CIDRMatchNodes lets CIDRs of Cilium policies match nodes too, except for a prefix of everything.
+	CIDRMatchNodes bool
+	// NodeSelectorLabels admits fromNodes and toNodes. Without it, a set with an object that has them is refused.
+	NodeSelectorLabels bool
 }
 
 // Status tells the author of an object what weir makes of a field that it does not enforce as written.
@@ -39,6 +43,7 @@ type Status struct {
 const (
 	ReasonUnsupported = "Unsupported" // the rule admits nothing, or denies more than it says
 	ReasonDiffers     = "Differs"     // weir, or Cilium, reads this otherwise than it looks
+	ReasonUnresolved  = "Unresolved"  // what the field names is not among the objects; it matches nothing until it is
 )
 
 // Labels that every pod has besides its own. No pod can give itself one: its own labels under these names are called
@@ -57,22 +62,25 @@ const (
 // still isolate their subjects, and a rule that cannot be enforced exactly admits nothing. The model is the same for the
 // same objects, whatever their order.
 func Translate(objs *Objects, node string, opts Options) (*policy.Model, []Status, error) {
-	t := translator{objects: objs, options: opts, model: &policy.Model{Node: node, Options: opts.Policy}}
+	t := translator{objects: objs, options: opts, model: &policy.Model{Node: node, Options: opts.Policy}, byName: newLookup(objs)}
 	t.nodes()
 	if err := t.own(node); err != nil {
 		return nil, nil, err
 	}
 	t.pods()
 	t.withoutPods()
+	m := t.model
+	sort.Slice(m.Nodes, func(i, j int) bool { return m.Nodes[i].Name < m.Nodes[j].Name })
+	sort.Slice(m.Pods, func(i, j int) bool { return m.Pods[i].Key() < m.Pods[j].Key() })
 	t.services()
 	for _, p := range objs.NetworkPolicies {
 		t.networkPolicy(p)
 	}
 	for _, p := range objs.CiliumNetworkPolicies {
-		t.ciliumPolicy(name("CiliumNetworkPolicy", p), p.Namespace, p.Spec, p.Specs)
+		t.ciliumPolicy(p, "CiliumNetworkPolicy", p.Spec, p.Specs)
 	}
 	for _, p := range objs.CiliumClusterwideNetworkPolicies {
-		t.ciliumPolicy(name("CiliumClusterwideNetworkPolicy", p), "", p.Spec, p.Specs)
+		t.ciliumPolicy(p, "CiliumClusterwideNetworkPolicy", p.Spec, p.Specs)
 	}
 	for _, p := range objs.ClusterNetworkPolicies {
 		t.clusterPolicy(p)
@@ -80,9 +88,6 @@ func Translate(objs *Objects, node string, opts Options) (*policy.Model, []Statu
 	if len(t.problems) > 0 {
 		return nil, nil, errors.Join(t.problems...)
 	}
-	m := t.model
-	sort.Slice(m.Nodes, func(i, j int) bool { return m.Nodes[i].Name < m.Nodes[j].Name })
-	sort.Slice(m.Pods, func(i, j int) bool { return m.Pods[i].Key() < m.Pods[j].Key() })
 	sort.SliceStable(m.Policies, func(i, j int) bool { return m.Policies[i].Key < m.Policies[j].Key })
 	sort.SliceStable(t.statuses, func(i, j int) bool { return t.statuses[i].Object < t.statuses[j].Object })
 	return m, t.statuses, nil
@@ -93,6 +98,8 @@ type translator struct {
 	options   Options
 	model     *policy.Model
 	apiServer []netip.Addr // where the Kubernetes API is served and no node is
+	backends  map[portKey][]endpoint
+	byName    *lookup
 	statuses  []Status
 	problems  []error
 }

@@ -12,17 +12,18 @@ import (
 	"github.com/weirnet/weir/policy"
 )
 
-// ciliumPolicy translates one object. namespace is empty for a clusterwide one.
-func (t *translator) ciliumPolicy(object, namespace string, spec *CiliumRule, specs []*CiliumRule) {
+// ciliumPolicy translates one object. The namespace of a clusterwide one is empty.
+func (t *translator) ciliumPolicy(p metav1.Object, kind string, spec *CiliumRule, specs []*CiliumRule) {
 	if spec != nil {
-		t.ciliumSpec(object, namespace, spec, "spec")
+		t.ciliumSpec(p, kind, spec, "spec")
 	}
 	for i, s := range specs {
-		t.ciliumSpec(object, namespace, s, fmt.Sprintf("specs[%d]", i))
+		t.ciliumSpec(p, kind, s, fmt.Sprintf("specs[%d]", i))
 	}
 }
 
-func (t *translator) ciliumSpec(object, namespace string, spec *CiliumRule, path string) {
+func (t *translator) ciliumSpec(p metav1.Object, kind string, spec *CiliumRule, path string) {
+	object, namespace := name(kind, p), p.GetNamespace()
 	if spec.EndpointSelector == nil {
 		t.status(object, path+".nodeSelector", ReasonUnsupported,
 			"policy for nodes is not enforced: weir guards pods; guard the node itself with its own firewall")
@@ -36,9 +37,13 @@ func (t *translator) ciliumSpec(object, namespace string, spec *CiliumRule, path
 		out.Isolates[policy.Egress] = out.Isolates[policy.Egress] && (d.Egress == nil || *d.Egress)
 	}
 	for _, r := range rulesOf(spec, path) {
+		if len(r.nodes) > 0 && !t.options.NodeSelectorLabels {
+			t.problem(p, object, r.field("Nodes"), "needs --node-selector-labels; or use the entity remote-node")
+			continue
+		}
 		rule := policy.Rule{Path: r.path, Direction: r.direction, Action: r.action}
 		rule.Ports = t.ciliumPorts(object, &r)
-		rule.Peers = t.ciliumPeers(&r, namespace)
+		rule.Peers = t.ciliumPeers(object, &r, namespace)
 		for _, u := range unsupported(&r) {
 			if r.action == policy.Allow {
 				rule.Peers = nil
@@ -116,7 +121,7 @@ func reserved(s *metav1.LabelSelector) (entity policy.Entity, is, mixed bool) {
 
 // ciliumPeers are the peers of a rule as far as they are supported. Missing peers stand for everyone if the rule has ports;
 // an empty list stands for no one.
-func (t *translator) ciliumPeers(r *ciliumRule, namespace string) []policy.Peer {
+func (t *translator) ciliumPeers(object string, r *ciliumRule, namespace string) []policy.Peer {
 	if noOne(r) {
 		return nil
 	}
@@ -132,14 +137,16 @@ func (t *translator) ciliumPeers(r *ciliumRule, namespace string) []policy.Peer 
 		}
 	}
 	for _, cidr := range r.cidrs {
-		prefix, _ := block(cidr, nil)
-		peers = append(peers, policy.Peer{Kind: policy.PeerCIDR, CIDR: prefix})
+		peers = append(peers, t.cidrPeer(block(cidr, nil)))
 	}
-	for _, c := range r.cidrSets {
-		if c.CIDR != "" {
-			prefix, except := block(c.CIDR, c.Except)
-			peers = append(peers, policy.Peer{Kind: policy.PeerCIDR, CIDR: prefix, Except: except})
-		}
+	for i := range r.cidrSets {
+		peers = append(peers, t.cidrSetPeers(object, &r.cidrSets[i], fmt.Sprintf("%s[%d]", r.field("CIDRSet"), i))...)
+	}
+	for i := range r.nodes {
+		peers = append(peers, t.nodePeers(&r.nodes[i])...)
+	}
+	for i := range r.services {
+		peers = append(peers, t.servicePeers(object, &r.services[i], fmt.Sprintf("%s[%d]", r.field("Services"), i))...)
 	}
 	for _, e := range r.entities {
 		peers = append(peers, t.entity(policy.Entity(e))...)

@@ -47,8 +47,10 @@ func (t *translator) policyPeers(from []networkingv1.NetworkPolicyPeer, namespac
 	peers := make([]policy.Peer, 0, len(from))
 	for _, f := range from {
 		if f.IPBlock != nil {
-			peer := policy.Peer{Kind: policy.PeerCIDR, MatchPods: !t.options.IPBlockCilium, MatchNodes: !t.options.IPBlockCilium}
-			peer.CIDR, peer.Except = block(f.IPBlock.CIDR, f.IPBlock.Except)
+			peer := t.cidrPeer(block(f.IPBlock.CIDR, f.IPBlock.Except))
+			if !t.options.IPBlockCilium {
+				peer.MatchPods, peer.MatchNodes = true, true
+			}
 			peers = append(peers, peer)
 			continue
 		}

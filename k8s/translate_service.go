@@ -26,7 +26,7 @@ type portKey struct {
 }
 
 func (t *translator) services() {
-	endpoints := t.endpoints()
+	t.backends = t.endpoints()
 	for _, s := range t.objects.Services {
 		if s.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
@@ -46,7 +46,7 @@ func (t *translator) services() {
 			protocol := protocolNumber(p.Protocol)
 			port := policy.ServicePort{Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)}
 			service.NodePorts = service.NodePorts || p.NodePort != 0
-			port.Backends = backends(endpoints[portKey{s.Namespace + "/" + s.Name, p.Name, protocol}])
+			port.Backends = backends(t.backends[portKey{s.Namespace + "/" + s.Name, p.Name, protocol}])
 			service.Ports = append(service.Ports, port)
 		}
 		if len(service.Addrs) > 0 || service.NodePorts {

@@ -20,7 +20,6 @@ type unenforceable struct {
 // unsupported lists what keeps a rule from being enforced as written.
 func unsupported(r *ciliumRule) []unenforceable {
 	world := policy.Peer{Kind: policy.PeerEntity, Entity: policy.EntityWorld}
-	remote := policy.Peer{Kind: policy.PeerEntity, Entity: policy.EntityRemoteNode}
 	anyone := policy.Peer{Kind: policy.PeerAny}
 	if noOne(r) {
 		return nil
@@ -35,19 +34,8 @@ func unsupported(r *ciliumRule) []unenforceable {
 				"Use "+r.side()+"Entities.", anyone, "everyone")
 		}
 	}
-	for i := range r.cidrSets {
-		if c := &r.cidrSets[i]; c.CIDRGroupRef != "" || c.CIDRGroupSelector != nil {
-			add(fmt.Sprintf("%s[%d]", r.field("CIDRSet"), i), "CIDR groups are not supported", "Write the group's CIDRs.", world, "the whole world")
-		}
-	}
-	if len(r.nodes) > 0 {
-		add(r.field("Nodes"), "selecting nodes by label is not supported", "Use the entity remote-node, or the nodes' addresses.", remote, "every other node")
-	}
 	if len(r.groups) > 0 {
 		add(r.field("Groups"), "cloud provider groups are not supported", "Write the group's CIDRs.", world, "the whole world")
-	}
-	if len(r.services) > 0 {
-		add(r.field("Services"), "Services as peers are not supported", "Use toEndpoints with the Service's selector.", anyone, "everyone")
 	}
 	if len(r.fqdns) > 0 {
 		add(r.field("FQDNs"), "DNS names as peers are not supported", "Use toCIDR.", world, "the whole world")

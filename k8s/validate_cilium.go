@@ -4,6 +4,7 @@ package k8s
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -51,6 +52,11 @@ func (c *checker) ciliumRule(r *CiliumRule, path string, namespaced bool) {
 	for _, rule := range rulesOf(r, path) {
 		c.ciliumPeers(&rule)
 		c.ciliumPorts(&rule)
+		for i, p := range rule.ports {
+			if r.NodeSelector != nil && p.Rules != nil && len(p.Rules.HTTP) > 0 {
+				c.bad(fmt.Sprintf("%s.toPorts[%d].rules.http", rule.path, i), "not possible in a policy for nodes")
+			}
+		}
 	}
 }
 
@@ -174,14 +180,17 @@ func (c *checker) ciliumCIDRSet(r *CiliumCIDRRule, path string) {
 	if count != 1 {
 		c.bad(path, "needs exactly one of cidr, cidrGroupRef and cidrGroupSelector")
 	}
-	c.ciliumSelector(r.CIDRGroupSelector, path+".cidrGroupSelector")
-	if r.CIDR == "" {
-		return
+	if r.CIDRGroupSelector != nil { // labels of groups have no source
+		c.selector(r.CIDRGroupSelector, path+".cidrGroupSelector")
 	}
-	cidr, ok := c.prefix(r.CIDR, path+".cidr")
+	var cidr netip.Prefix
+	known := false
+	if r.CIDR != "" {
+		cidr, known = c.prefix(r.CIDR, path+".cidr")
+	}
 	for i, text := range r.Except {
 		at := fmt.Sprintf("%s.except[%d]", path, i)
-		if except, fine := c.prefix(text, at); fine && ok && !inside(except, cidr) {
+		if except, fine := c.prefix(text, at); fine && known && !inside(except, cidr) {
 			c.bad(at, "%s must lie inside cidr %s", text, r.CIDR)
 		}
 	}
@@ -264,10 +273,27 @@ func (c *checker) ciliumL7(r *ciliumRule, p *CiliumPortRule, path string) {
 	if dns > 0 && r.direction == policy.Ingress {
 		c.bad(path+".rules.dns", "not possible at ingress")
 	}
+	if dns > 0 && len(p.Ports) == 0 {
+		c.bad(path+".ports", "missing; DNS rules need the port, 53")
+	}
 	for i, port := range p.Ports {
-		if http > 0 && port.Protocol != "TCP" {
-			c.bad(fmt.Sprintf("%s.ports[%d].protocol", path, i), "must be TCP where http rules are")
+		at := fmt.Sprintf("%s.ports[%d]", path, i)
+		n, err := strconv.ParseUint(port.Port, 0, 16)
+		switch {
+		case http+dns > 0 && err == nil && n == 0:
+			c.bad(at+".port", "cannot be every port where http or dns rules are")
+		case dns > 0 && err == nil && port.EndPort > int32(n):
+			c.bad(at+".endPort", "not possible with dns rules")
 		}
+		if http > 0 && port.Protocol != "TCP" {
+			c.bad(at+".protocol", "must be TCP where http rules are")
+		}
+	}
+	if len(p.ServerNames) > 0 && http+dns > 0 && p.TerminatingTLS == nil {
+		c.bad(path+".serverNames", "needs terminatingTLS where http or dns rules are")
+	}
+	if p.Listener != nil && http+dns > 0 {
+		c.bad(path+".listener", "cannot be combined with http or dns rules")
 	}
 	for _, tls := range []struct {
 		field string

@@ -88,7 +88,7 @@ func (a *agent) enforce(ctx context.Context, n *loader.Network, news set) error 
 	read, statuses := a.applied.read, []k8s.Status(nil)
 	if objects != a.applied.objects {
 		var err error
-		if read, statuses, err = k8s.Translate(objects, a.cfg.node, k8s.Options{}); err != nil {
+		if read, statuses, err = k8s.Translate(objects, a.cfg.node, a.cfg.policy); err != nil {
 			return fmt.Errorf("translate manifests: %w", err)
 		}
 	}

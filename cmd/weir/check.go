@@ -24,7 +24,7 @@ const (
 	checkUnanswer = 2 // something could not be answered at all
 )
 
-const checkHelp = `Usage: weir check --manifests DIR [--probes FILE|-] [--judge kernel|image|oracle|all] [--output json|text]
+const checkHelp = `Usage: weir check --manifests DIR [--probes FILE|-] [--judge kernel|image|oracle|all] [--output json|text] [flags]
 
 Tests policies against the real datapath, without a cluster. A probe is one JSON object a line:
 
@@ -42,6 +42,7 @@ Flags:
 
 // checkRun is one run of check.
 type checkRun struct {
+	options        k8s.Options // how policies are read
 	cluster        *cluster
 	judges         []judge
 	out            answerWriter
@@ -59,6 +60,7 @@ func runCheck(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 	probes := flags.String("probes", "", "`FILE` of probes, - for standard input; none: all pairs of pods")
 	judgeName := flags.String("judge", "kernel", "`JUDGE`: kernel (the real programs), image (the compiled policy), oracle (a naive reading), all (all three)")
 	output := flags.String("output", "", "`FORMAT`: json or text; default: json with --probes, else text")
+	reading := newPolicyFlags(flags)
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), checkHelp)
 		flags.PrintDefaults()
@@ -75,7 +77,10 @@ func runCheck(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 		}
 	}
 	run := &checkRun{stderr: stderr}
-	err := run.open(flags.Args(), *manifests, *judgeName, *output, stdout)
+	var err error
+	if run.options, err = reading.options(); err == nil {
+		err = run.open(flags.Args(), *manifests, *judgeName, *output, stdout)
+	}
 	if err == nil {
 		err = run.all(ctx, *probes, stdin)
 	}
@@ -130,7 +135,7 @@ func (r *checkRun) open(rest []string, manifests, judgeName, output string, stdo
 	if r.cluster, err = newCluster(objs); err != nil {
 		return err
 	}
-	brain, err := newBrain(objs, r.cluster)
+	brain, err := newBrain(objs, r.cluster, r.options)
 	if err != nil {
 		return err
 	}
@@ -144,7 +149,7 @@ func (r *checkRun) open(rest []string, manifests, judgeName, output string, stdo
 		r.judges = append(r.judges, &imageJudge{brain: brain})
 	}
 	if judgeName == "oracle" || judgeName == "all" {
-		r.judges = append(r.judges, newOracleJudge(objs))
+		r.judges = append(r.judges, newOracleJudge(objs, r.options))
 	}
 	return nil
 }

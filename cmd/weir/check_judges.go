@@ -30,6 +30,7 @@ type judge interface {
 type brain struct {
 	objs     *k8s.Objects
 	cluster  *cluster
+	options  k8s.Options
 	warnings []string
 	compiled map[string]*nodeTables
 }
@@ -51,12 +52,12 @@ type serviceKey struct {
 }
 
 // newBrain translates once for a start: what is invalid or cannot be enforced shows before anything is answered.
-func newBrain(objs *k8s.Objects, c *cluster) (*brain, error) {
-	b := &brain{objs: objs, cluster: c, compiled: map[string]*nodeTables{}}
+func newBrain(objs *k8s.Objects, c *cluster, options k8s.Options) (*brain, error) {
+	b := &brain{objs: objs, cluster: c, options: options, compiled: map[string]*nodeTables{}}
 	if len(objs.Nodes) == 0 {
 		return nil, errors.New("translate objects: there is no node")
 	}
-	_, statuses, err := k8s.Translate(objs, objs.Nodes[0].Name, k8s.Options{})
+	_, statuses, err := k8s.Translate(objs, objs.Nodes[0].Name, options)
 	if err != nil {
 		return nil, fmt.Errorf("translate objects: %w", err)
 	}
@@ -70,7 +71,7 @@ func (b *brain) tables(node string) (*nodeTables, error) {
 	if t := b.compiled[node]; t != nil {
 		return t, nil
 	}
-	model, _, err := k8s.Translate(b.objs, node, k8s.Options{})
+	model, _, err := k8s.Translate(b.objs, node, b.options)
 	if err != nil {
 		return nil, fmt.Errorf("translate objects for node %s: %w", node, err)
 	}
@@ -189,8 +190,8 @@ func (t *nodeTables) service(own uint32, s *policy.ServiceEntry) *sideAnswer {
 // oracleJudge reads the objects themselves.
 type oracleJudge struct{ oracle *oracle.Oracle }
 
-func newOracleJudge(objs *k8s.Objects) *oracleJudge {
-	return &oracleJudge{oracle.New(objs, oracle.Options{})}
+func newOracleJudge(objs *k8s.Objects, options k8s.Options) *oracleJudge {
+	return &oracleJudge{oracle.New(objs, oracleOptions(options))}
 }
 
 func (j *oracleJudge) name() string { return "oracle" }

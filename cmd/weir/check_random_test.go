@@ -83,11 +83,11 @@ func (w *world) set(t *testing.T, policies []string) *randomSet {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, strings.Join(policies, "---\n"))
 	}
-	s := &randomSet{oracle: oracle.New(objs, oracle.Options{})}
+	s := &randomSet{oracle: oracle.New(objs, oracleOptions(w.options))}
 	if s.cluster, err = newCluster(objs); err != nil {
 		t.Fatal(err)
 	}
-	if s.brain, err = newBrain(objs, s.cluster); err != nil {
+	if s.brain, err = newBrain(objs, s.cluster, w.options); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -181,8 +181,8 @@ func (w *world) report(t *testing.T, name string, failed []*probe) {
 	}
 	archive := txtar.Format(&txtar.Archive{Comment: []byte("SPDX-License-Identifier: Apache-2.0\nA disagreement that TestThreeJudges found.\n"),
 		Files: []txtar.File{{Name: "cluster.yaml", Data: []byte(w.cluster)}, {Name: "policies.yaml", Data: []byte(strings.Join(policies, "---\n"))},
-			{Name: "probes.jsonl", Data: []byte(lines.String())}}})
-	t.Errorf("judges disagree:\n%s\n%s", strings.Join(policies, "---\n"), lines.String())
+			{Name: "flags", Data: []byte(strings.Join(w.flags, "\n") + "\n")}, {Name: "probes.jsonl", Data: []byte(lines.String())}}})
+	t.Errorf("judges disagree:\n%v\n%s\n%s", w.flags, strings.Join(policies, "---\n"), lines.String())
 	if os.Getenv("WEIR_RANDOM_DUMP") != "" {
 		file := filepath.Join("testdata/check", name+".txtar")
 		if err := os.WriteFile(file, archive, 0o644); err != nil {

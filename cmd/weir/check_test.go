@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,7 +50,9 @@ func read(t *testing.T, name string) string {
 const clusterFile = "testdata/check/cluster.yaml"
 
 // TestSemantics replays testdata/check: what each row of the APIs' semantics says, and past disagreements. All judges must
-// agree on every probe and give the verdict that it wants. Cases that have the same cluster share a simulator.
+// agree on every probe and give the verdict that it wants. Cases that have the same cluster share a simulator. A file called
+// flags holds arguments, one a line; warnings are the warnings that there must be, all of them; refused is what is said about
+// a set that is refused, and then there is nothing to probe.
 func TestSemantics(t *testing.T) {
 	cases, err := filepath.Glob("testdata/check/*.txtar")
 	if err != nil || len(cases) == 0 {
@@ -64,11 +67,12 @@ func TestSemantics(t *testing.T) {
 				t.Fatal(err)
 			}
 			files := map[string]string{"cluster.yaml": read(t, clusterFile)}
-			kernel, probes := shared, ""
+			about := map[string]string{} // what is no manifest
+			kernel := shared
 			for _, f := range archive.Files {
 				switch f.Name {
-				case "probes.jsonl":
-					probes = string(f.Data)
+				case "probes.jsonl", "flags", "warnings", "refused":
+					about[f.Name] = string(f.Data)
 					continue
 				case "cluster.yaml":
 					kernel = newKernelJudge(nil)
@@ -76,9 +80,17 @@ func TestSemantics(t *testing.T) {
 				}
 				files[f.Name] = string(f.Data)
 			}
-			code, out, errs := checkWith(t, kernel, manifests(t, files), probes)
-			if code != checkFine {
-				t.Errorf("exit code %d:\n%s", code, errs)
+			probes := about["probes.jsonl"]
+			code, out, errs := checkWith(t, kernel, manifests(t, files), strings.Fields(about["flags"]), probes)
+			if want, refused := about["refused"]; refused {
+				if code != checkUnanswer || errs != prefixed("weir check: ", want) || out+probes != "" {
+					t.Errorf("exit code %d, answers %q, said\n%swant\n%s", code, out, errs, want)
+				}
+				return
+			}
+			said := prefixed("weir check: warning: ", about["warnings"])
+			if _, told := about["warnings"]; code != checkFine || told && errs != said {
+				t.Errorf("exit code %d, said\n%swant\n%s", code, errs, said)
 			}
 			wants := strings.Count(probes, `"want"`)
 			if wants == 0 || strings.Count(out, "\n") != wants || strings.Count(out, `"want"`) != wants {
@@ -88,12 +100,29 @@ func TestSemantics(t *testing.T) {
 	}
 }
 
+// prefixed puts a prefix before each line.
+func prefixed(prefix, lines string) string {
+	var b strings.Builder
+	for line := range strings.Lines(lines) {
+		b.WriteString(prefix + line)
+	}
+	return b.String()
+}
+
 // checkWith is check with all judges, of which kernel is one that the caller closes.
-func checkWith(t *testing.T, kernel *kernelJudge, dir, probes string) (code int, stdout, stderr string) {
+func checkWith(t *testing.T, kernel *kernelJudge, dir string, flags []string, probes string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	run := &checkRun{stderr: &errs}
-	err := run.open(nil, dir, "all", "json", &out)
+	set := flag.NewFlagSet("weir check", flag.ContinueOnError)
+	reading := newPolicyFlags(set)
+	err := set.Parse(flags)
+	if err == nil {
+		run.options, err = reading.options()
+	}
+	if err == nil {
+		err = run.open(nil, dir, "all", "json", &out)
+	}
 	if err == nil {
 		kernel.brain = run.judges[0].(*kernelJudge).brain
 		run.judges[0] = kernel

@@ -2,7 +2,38 @@
 
 package main
 
-import "fmt"
+import (
+	"flag"
+	"fmt"
+)
+
+// drawFlags decides how policies are read: half of the time by default.
+func (w *world) drawFlags() {
+	if w.in(2) {
+		for _, f := range []string{"--allow-localhost=policy", "--policy-cidr-match-mode=nodes", "--ipblock-match=world", "--cilium-compat=false"} {
+			if w.in(2) {
+				w.flags = append(w.flags, f)
+			}
+		}
+	}
+	w.flags = append(w.flags, "--node-selector-labels") // else a policy with such a rule is no policy
+	set := flag.NewFlagSet("world", flag.PanicOnError)
+	reading := newPolicyFlags(set)
+	err := set.Parse(w.flags)
+	if err == nil {
+		w.options, err = reading.options()
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+// cidrGroup makes up a group of CIDRs. Some policies ask for one more than there are.
+func (w *world) cidrGroup(i int) object {
+	return object{"apiVersion": pick(w, "cilium.io/v2", "cilium.io/v2alpha1"), "kind": "CiliumCIDRGroup",
+		"metadata": object{"name": fmt.Sprintf("group%d", i), "labels": w.labels()},
+		"spec":     object{"externalCIDRs": some(w, 3, func() string { cidr, _ := w.cidr(); return cidr })}}
+}
 
 // cilium makes up a policy of a cilium.io kind; namespace is empty for a clusterwide one.
 func (w *world) cilium(kind, name, namespace string) object {
@@ -58,22 +89,25 @@ func (w *world) ciliumRule(section string) object {
 }
 
 func (w *world) ciliumPeers(r object, side string) {
-	switch w.IntN(12) {
+	switch w.IntN(14) {
 	case 0, 1, 2, 3:
 		r[side+"Endpoints"] = some(w, 3, func() object { return w.selector(w.ciliumKeys) })
 	case 4:
 		r[side+"CIDR"] = some(w, 2, func() string { cidr, _ := w.cidr(); return cidr })
 	case 5, 6:
 		r[side+"CIDRSet"] = some(w, 2, func() object {
-			if w.in(20) {
-				return object{"cidrGroupRef": "group"}
-			}
 			cidr, except := w.cidr()
 			set := object{"cidr": cidr}
-			if except != nil {
-				set["except"] = except
+			switch w.IntN(5) {
+			case 0:
+				set = object{"cidrGroupRef": fmt.Sprintf("group%d", w.IntN(4))}
+			case 1:
+				set = object{"cidrGroupSelector": w.selector(w.podKeys)}
+			default:
+				return withExcept(set, except)
 			}
-			return set
+			_, except = w.cidr() // of a group, the exceptions may lie anywhere
+			return withExcept(set, except)
 		})
 	case 7, 8, 9:
 		r[side+"Entities"] = some(w, 2, func() string {
@@ -81,12 +115,47 @@ func (w *world) ciliumPeers(r object, side string) {
 				"health", "init", "ingress", "unmanaged", "none")
 		})
 	case 10:
-		if w.in(4) {
-			r[side+"Nodes"] = some(w, 1, func() object { return w.selector(w.podKeys) })
-		} else if w.in(4) && side == "to" {
-			r["toServices"] = list{object{"k8sService": object{"serviceName": "web", "namespace": "default"}}}
+		r[side+"Nodes"] = some(w, 2, func() object { return w.selector(w.nodeKeys) })
+	case 11, 12:
+		if side == "to" {
+			r["toServices"] = some(w, 2, w.ciliumService)
+		} else if w.in(8) {
+			r["fromGroups"] = list{object{"aws": object{"region": "a"}}}
 		}
 	}
+}
+
+func withExcept(set object, except list) object {
+	if except != nil {
+		set["except"] = except
+	}
+	return set
+}
+
+func (w *world) nodeKeys() (string, []string) {
+	switch w.IntN(6) {
+	case 0, 1:
+		return pick(w, "reserved:kube-apiserver", "reserved:remote-node", "reserved:host"), []string{""}
+	case 2:
+		return pick(w, "io.cilium.k8s.policy.cluster", "k8s:zone"), []string{"default", "a"}
+	}
+	return pick(w, "", "any:", "node:") + "zone", []string{"a", "b"}
+}
+
+func (w *world) ciliumService() object {
+	item := object{}
+	if !w.in(3) {
+		item["k8sService"] = object{"serviceName": fmt.Sprintf("service%d", w.IntN(3))}
+	}
+	if w.in(2) {
+		item["k8sServiceSelector"] = object{"selector": w.selector(w.ciliumKeys)}
+	}
+	for _, by := range item {
+		if w.in(2) {
+			by.(object)["namespace"] = pick(w, w.namespaces...)
+		}
+	}
+	return item
 }
 
 func (w *world) ciliumPortRule(deny bool) object {

@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/weirnet/weir/k8s"
 	"github.com/weirnet/weir/policy"
 )
 
@@ -21,6 +22,8 @@ type list = []any
 // world makes up a cluster and policies for it. The vocabulary is small, so that things meet.
 type world struct {
 	*rand.Rand
+	flags      []string // how policies are read
+	options    k8s.Options
 	cluster    string
 	policies   []string // one document each
 	nodes      int
@@ -55,6 +58,7 @@ func document(o object) string {
 
 func newWorld(r *rand.Rand) *world {
 	w := &world{Rand: r, nodes: 2 + r.IntN(5)/4, namespaces: []string{"default", "prod", "dev"}}
+	w.drawFlags()
 	var docs []string
 	for n := 1; n <= w.nodes; n++ {
 		docs = append(docs, document(w.node(n)))
@@ -71,9 +75,12 @@ func newWorld(r *rand.Rand) *world {
 	for i := range 6 + w.IntN(8) {
 		docs = append(docs, document(w.pod(i)))
 	}
-	for i := range 1 + w.IntN(3) {
+	for i := range 1 + w.IntN(4) {
 		service, slice := w.service(i)
 		docs = append(docs, document(service), document(slice))
+	}
+	for i := range w.IntN(4) {
+		docs = append(docs, document(w.cidrGroup(i)))
 	}
 	w.addrs = append(w.addrs, w.vips...)
 	w.addrs = append(w.addrs, "203.0.113.1", "203.0.113.6", "203.0.113.130", "198.51.100.7", "10.9.9.9", "8.8.8.8")
@@ -96,7 +103,7 @@ func newWorld(r *rand.Rand) *world {
 }
 
 func (w *world) node(n int) object {
-	o := object{"apiVersion": "v1", "kind": "Node", "metadata": object{"name": fmt.Sprintf("n%d", n)},
+	o := object{"apiVersion": "v1", "kind": "Node", "metadata": object{"name": fmt.Sprintf("n%d", n), "labels": object{"zone": pick(w, "a", "b")}},
 		"spec": object{"podCIDRs": list{fmt.Sprintf("10.244.%d.0/24", n), fmt.Sprintf("2001:db8:1:%d::/64", n)}},
 		"status": object{"addresses": list{object{"type": "InternalIP", "address": fmt.Sprintf("192.0.2.%d", n)},
 			object{"type": "InternalIP", "address": fmt.Sprintf("2001:db8::%d", n)}}}}
@@ -133,11 +140,15 @@ func (w *world) pod(i int) object {
 
 // service makes up a Service and what is behind it. Few endpoints: past bpf.MaxBackends the datapath judges them one by one.
 func (w *world) service(i int) (service, slice object) {
-	name, ns, addr := fmt.Sprintf("service%d", i), pick(w, w.namespaces...), fmt.Sprintf("10.96.0.%d", i)
+	// One name in several namespaces.
+	name, ns, addr := fmt.Sprintf("service%d", i%2), w.namespaces[i/2], fmt.Sprintf("10.96.0.%d", i)
 	port := object{"name": "main", "port": 80, "protocol": pick(w, "TCP", "UDP")}
 	spec := object{"clusterIP": addr, "ports": list{port}}
 	if w.in(3) {
 		spec["type"], port["nodePort"] = "NodePort", 30080+i
+	}
+	if w.in(2) {
+		spec["selector"] = object{"app": pick(w, "a", "b", "c")}
 	}
 	endpoints := some(w, 3, func() object {
 		addr := pick(w, w.addrs...)
@@ -151,7 +162,7 @@ func (w *world) service(i int) (service, slice object) {
 		return e
 	})
 	w.vips = append(w.vips, addr)
-	return object{"apiVersion": "v1", "kind": "Service", "metadata": object{"name": name, "namespace": ns}, "spec": spec},
+	return object{"apiVersion": "v1", "kind": "Service", "metadata": object{"name": name, "namespace": ns, "labels": w.labels()}, "spec": spec},
 		object{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
 			"metadata": object{"name": name, "namespace": ns, "labels": object{"kubernetes.io/service-name": name}},
 			"ports":    list{object{"name": "main", "port": pick(w, 80, 8080, 53), "protocol": port["protocol"]}}}
@@ -224,7 +235,7 @@ func (w *world) ciliumKeys() (string, []string) {
 // cidr is a prefix of one of the families and something to cut from it.
 func (w *world) cidr() (string, list) {
 	cidrs := [][]string{{"0.0.0.0/0", "10.0.0.0/8", "203.0.113.0/24"}, {"10.244.1.0/24", "10.244.1.64/26"}, {"10.244.0.0/16", "10.244.2.0/24", "10.244.1.0/28"},
-		{"203.0.113.9/24", "203.0.113.128/25"}, {"203.0.113.6/32"}, {"192.0.2.0/24", "192.0.2.1/32"}, {"198.51.100.0/24"}, {"10.9.0.0/16"},
+		{"203.0.113.9/24", "203.0.113.128/25"}, {"203.0.113.6/32"}, {"203.0.113.0/25", "203.0.113.0/28"}, {"192.0.2.0/24", "192.0.2.1/32"}, {"198.51.100.0/24"}, {"10.9.0.0/16"},
 		{"::/0", "2001:db8:f::/64"}, {"2001:db8::/32", "2001:db8:1:1::/64"}, {"2001:db8:f::/48"}}
 	c := pick(w, cidrs...)
 	var except list

@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/weirnet/weir/k8s"
 )
 
 const agentHelp = `Usage: weir agent --manifests DIR [--node NAME] [flags]
@@ -45,6 +47,7 @@ type agentConfig struct {
 	node        string
 	pinPath     string
 	metricsAddr string
+	policy      k8s.Options
 	overlay     overlayConfig
 	log         logConfig
 }
@@ -72,6 +75,7 @@ type agentFlags struct {
 	port, vni                                 *string
 	decap, spoofCheck, unknownEndpoint, xdp   *string
 	pinPath, metricsAddr, logFormat, logLevel *string
+	policy                                    *policyFlags
 }
 
 func newAgentFlags(output io.Writer) *agentFlags {
@@ -84,6 +88,7 @@ func newAgentFlags(output io.Writer) *agentFlags {
 	hostname, _ := os.Hostname()
 	return &agentFlags{
 		set:             set,
+		policy:          newPolicyFlags(set),
 		config:          set.String("config", "", "YAML `FILE` that holds these flags by their names"),
 		manifests:       set.String("manifests", "", "directory of Kubernetes YAML, `DIR` (required); others must not be able to write to it"),
 		node:            set.String("node", hostname, "`NAME` of this node among the manifests' Nodes"),
@@ -163,6 +168,8 @@ func scalar(v any) (string, error) {
 		return "", nil
 	case string:
 		return v, nil
+	case bool:
+		return strconv.FormatBool(v), nil
 	case float64:
 		return strconv.FormatFloat(v, 'f', -1, 64), nil
 	case int64:
@@ -178,7 +185,7 @@ func scalar(v any) (string, error) {
 		}
 		return strings.Join(parts, ","), nil
 	}
-	return "", fmt.Errorf("%v is neither text, a number nor a list of them", v)
+	return "", fmt.Errorf("%v is neither text, a number, true or false, nor a list of them", v)
 }
 
 func (f *agentFlags) check() (agentConfig, error) {
@@ -201,6 +208,10 @@ func (f *agentFlags) check() (agentConfig, error) {
 			genericXDP:   choice("xdp-mode", *f.xdp, "native", "generic") == "generic",
 		},
 		log: logConfig{format: choice("log-format", *f.logFormat, "text", "json")},
+	}
+	var err error
+	if c.policy, err = f.policy.options(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.manifests == "" {
 		errs = append(errs, errors.New("read flags: --manifests is missing"))

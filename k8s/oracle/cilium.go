@@ -75,13 +75,16 @@ type ciliumRule struct {
 	nameless  bool // peers are named by CIDR or entity, which have no port names
 	endpoints []selector
 	cidrs     []cidrRule
+	groups    []k8s.CiliumCIDRRule
 	entities  []string
+	nodes     []selector
+	services  []k8s.CiliumService
 	ports     [][]k8s.CiliumPort
 	icmps     []k8s.CiliumICMPRule
 
 	// What weir does not know how to hold: such a rule admits nothing, and as a deny rule denies all it might mean.
-	unenforceable                          bool
-	someoneOutside, someNode, whoeverItMay bool
+	unenforceable                bool
+	someoneOutside, whoeverItMay bool
 }
 
 type cidrRule struct {
@@ -94,7 +97,7 @@ func (r *ciliumRule) limited() bool { return len(r.ports) > 0 || len(r.icmps) > 
 
 // mightMean says that the peer may be one of those whom a deny rule names in a way that weir cannot look up.
 func (o *Oracle) mightMean(r ciliumRule, s side) bool {
-	return !r.noOne && (r.whoeverItMay || r.someoneOutside && o.world(s.peer) || r.someNode && o.entity("remote-node", s))
+	return !r.noOne && (r.whoeverItMay || r.someoneOutside && o.world(s.peer))
 }
 
 // ciliumRules brings the rules of one direction into one shape.
@@ -141,24 +144,23 @@ func authenticated(a *k8s.CiliumAuthentication) bool { return a != nil && a.Mode
 func ingressPeers(p k8s.CiliumIngressPeers) ciliumRule {
 	r := ciliumRule{}
 	r.addPeers(p.FromEndpoints, p.FromCIDR, p.FromCIDRSet, p.FromEntities)
-	r.someoneOutside = r.someoneOutside || len(p.FromGroups) > 0
-	r.someNode = len(p.FromNodes) > 0
+	r.someoneOutside = len(p.FromGroups) > 0
+	r.nodes = p.FromNodes
 	list(&r, p.FromGroups)
 	list(&r, p.FromNodes)
-	r.unenforceable = r.whoeverItMay || r.someNode || r.someoneOutside
+	r.unenforceable = r.whoeverItMay || r.someoneOutside
 	return r
 }
 
 func egressPeers(p k8s.CiliumEgressPeers) ciliumRule {
 	r := ciliumRule{}
 	r.addPeers(p.ToEndpoints, p.ToCIDR, p.ToCIDRSet, p.ToEntities)
-	r.someoneOutside = r.someoneOutside || len(p.ToGroups) > 0
-	r.someNode = len(p.ToNodes) > 0
-	r.whoeverItMay = r.whoeverItMay || len(p.ToServices) > 0
+	r.someoneOutside = len(p.ToGroups) > 0
+	r.nodes, r.services = p.ToNodes, p.ToServices
 	list(&r, p.ToGroups)
 	list(&r, p.ToNodes)
 	list(&r, p.ToServices)
-	r.unenforceable = r.whoeverItMay || r.someNode || r.someoneOutside
+	r.unenforceable = r.whoeverItMay || r.someoneOutside
 	return r
 }
 
@@ -191,8 +193,8 @@ func (r *ciliumRule) addPeers(endpoints []selector, cidrs []string, sets []k8s.C
 		r.cidrs = append(r.cidrs, cidrRule{cidr: c})
 	}
 	for _, c := range sets {
-		if c.CIDR == "" { // a group of CIDRs
-			r.someoneOutside = true
+		if c.CIDR == "" {
+			r.groups = append(r.groups, c)
 			continue
 		}
 		r.cidrs = append(r.cidrs, cidrRule{c.CIDR, c.Except})
@@ -227,8 +229,23 @@ func (o *Oracle) ciliumPeers(r ciliumRule, namespace string, s side) bool {
 			return true
 		}
 	}
-	for _, item := range r.cidrs { // CIDR rules never match pods or nodes.
-		if o.world(s.peer) && inCIDR(s.peer.Addr, item.cidr, item.except) {
+	for _, item := range r.cidrs {
+		if o.inCiliumCIDR(s.peer, item.cidr, item.except) {
+			return true
+		}
+	}
+	for _, item := range r.groups {
+		if o.inGroup(s.peer, item) {
+			return true
+		}
+	}
+	for _, item := range r.nodes {
+		if o.selectsNode(item, s) {
+			return true
+		}
+	}
+	for _, item := range r.services {
+		if o.serves(item, s) {
 			return true
 		}
 	}

@@ -50,16 +50,19 @@ func bareKey(key string) string {
 	return strings.TrimPrefix(key, "any:")
 }
 
-// bare is a selector with its keys stripped of their sources. Two that become equal must both hold, so that all of
-// matchLabels turns into expressions.
-func bare(s *selector) *selector {
+// bare is a selector with its keys stripped of their sources.
+func bare(s *selector) *selector { return rekeyed(s, bareKey) }
+
+// rekeyed is a selector with its keys put another way. Two that become equal must both hold, so that all of matchLabels turns
+// into expressions.
+func rekeyed(s *selector, as func(string) string) *selector {
 	out := &selector{}
 	for key, value := range s.MatchLabels {
-		out.MatchExpressions = append(out.MatchExpressions, metav1.LabelSelectorRequirement{Key: bareKey(key),
+		out.MatchExpressions = append(out.MatchExpressions, metav1.LabelSelectorRequirement{Key: as(key),
 			Operator: metav1.LabelSelectorOpIn, Values: []string{value}})
 	}
 	for _, e := range s.MatchExpressions {
-		e.Key = bareKey(e.Key)
+		e.Key = as(e.Key)
 		out.MatchExpressions = append(out.MatchExpressions, e)
 	}
 	return out

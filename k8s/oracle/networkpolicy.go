@@ -66,8 +66,8 @@ func (o *Oracle) networkPeers(p *networkingv1.NetworkPolicy, peers []networkingv
 
 func (o *Oracle) networkPeer(p *networkingv1.NetworkPolicy, peer networkingv1.NetworkPolicyPeer, s side) bool {
 	if peer.IPBlock != nil {
-		if o.options.IPBlockCilium && !o.world(s.peer) {
-			return false
+		if o.options.IPBlockCilium {
+			return o.inCiliumCIDR(s.peer, peer.IPBlock.CIDR, peer.IPBlock.Except)
 		}
 		return o.inBlock(s.peer, peer.IPBlock)
 	}

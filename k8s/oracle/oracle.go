@@ -42,6 +42,8 @@ type Options struct {
 	IPBlockCilium bool
 	// ICMPTypeZeroExact reads ICMP type 0 as echo reply only, not as every type.
 	ICMPTypeZeroExact bool
+	// CIDRMatchNodes lets what Cilium reads as a CIDR match nodes too.
+	CIDRMatchNodes bool
 }
 
 // Party is one end of a packet: a pod, a node, or an address that is neither.
@@ -72,6 +74,7 @@ type Oracle struct {
 	namespaces map[string]map[string]string // name → labels
 	owners     map[netip.Addr]Party         // of pods' addresses and nodes' InternalIPs
 	underlay   map[string][]netip.Addr      // node → its InternalIPs
+	nodeLabels map[string]map[string]string
 	podCIDRs   []netip.Prefix
 	apiAddrs   map[netip.Addr]bool // the Kubernetes API is served from
 	apiNodes   map[string]bool     // a node that has one of them
@@ -80,7 +83,7 @@ type Oracle struct {
 // New reads what objects say about namespaces, nodes and the API server; policies are read anew for every packet.
 func New(objects *k8s.Objects, options Options) *Oracle {
 	o := &Oracle{objects: objects, options: options, namespaces: map[string]map[string]string{}, underlay: map[string][]netip.Addr{},
-		owners: map[netip.Addr]Party{}, apiAddrs: map[netip.Addr]bool{}, apiNodes: map[string]bool{}}
+		owners: map[netip.Addr]Party{}, nodeLabels: map[string]map[string]string{}, apiAddrs: map[netip.Addr]bool{}, apiNodes: map[string]bool{}}
 	for _, n := range objects.Namespaces {
 		o.namespaces[n.Name] = n.Labels
 	}
@@ -101,6 +104,7 @@ func New(objects *k8s.Objects, options Options) *Oracle {
 		}
 	}
 	for _, n := range objects.Nodes {
+		o.nodeLabels[n.Name] = n.Labels
 		for _, text := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
 			if prefix, err := netip.ParsePrefix(text); err == nil {
 				o.podCIDRs = append(o.podCIDRs, prefix)
