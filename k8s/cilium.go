@@ -68,7 +68,7 @@ type CiliumLog struct {
 // CiliumIngressPeers are the ways to name the sources of a rule; at most one may be used.
 type CiliumIngressPeers struct {
 	FromEndpoints []metav1.LabelSelector `json:"fromEndpoints,omitempty"`
-	FromRequires  []string               `json:"fromRequires,omitempty"`
+	FromRequires  []json.RawMessage      `json:"fromRequires,omitempty"`
 	FromCIDR      []string               `json:"fromCIDR,omitempty"`
 	FromCIDRSet   []CiliumCIDRRule       `json:"fromCIDRSet,omitempty"`
 	FromEntities  []string               `json:"fromEntities,omitempty"`
@@ -94,7 +94,7 @@ type CiliumIngressDenyRule struct {
 // CiliumEgressPeers are the ways to name the destinations of a rule; at most one may be used.
 type CiliumEgressPeers struct {
 	ToEndpoints []metav1.LabelSelector `json:"toEndpoints,omitempty"`
-	ToRequires  []string               `json:"toRequires,omitempty"`
+	ToRequires  []json.RawMessage      `json:"toRequires,omitempty"`
 	ToCIDR      []string               `json:"toCIDR,omitempty"`
 	ToCIDRSet   []CiliumCIDRRule       `json:"toCIDRSet,omitempty"`
 	ToEntities  []string               `json:"toEntities,omitempty"`

@@ -17,7 +17,7 @@ type ciliumRule struct {
 	action         policy.Action
 	endpoints      []metav1.LabelSelector
 	nodes          []metav1.LabelSelector
-	requires       []string
+	requires       int // how many; the field is gone
 	cidrs          []string
 	cidrSets       []CiliumCIDRRule
 	entities       []string
@@ -68,12 +68,12 @@ func rulesOf(r *CiliumRule, path string) []ciliumRule {
 
 func ingressRule(p CiliumIngressPeers, path string, action policy.Action) ciliumRule {
 	return ciliumRule{path: path, direction: policy.Ingress, action: action, endpoints: p.FromEndpoints, nodes: p.FromNodes,
-		requires: p.FromRequires, cidrs: p.FromCIDR, cidrSets: p.FromCIDRSet, entities: p.FromEntities, groups: p.FromGroups}
+		requires: len(p.FromRequires), cidrs: p.FromCIDR, cidrSets: p.FromCIDRSet, entities: p.FromEntities, groups: p.FromGroups}
 }
 
 func egressRule(p CiliumEgressPeers, path string, action policy.Action) ciliumRule {
 	return ciliumRule{path: path, direction: policy.Egress, action: action, endpoints: p.ToEndpoints, nodes: p.ToNodes,
-		requires: p.ToRequires, cidrs: p.ToCIDR, cidrSets: p.ToCIDRSet, entities: p.ToEntities, groups: p.ToGroups, services: p.ToServices}
+		requires: len(p.ToRequires), cidrs: p.ToCIDR, cidrSets: p.ToCIDRSet, entities: p.ToEntities, groups: p.ToGroups, services: p.ToServices}
 }
 
 func denyPorts(ports []CiliumPortDenyRule) []CiliumPortRule {

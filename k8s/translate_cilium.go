@@ -100,26 +100,7 @@ func ciliumSelector(s *metav1.LabelSelector) policy.Selector {
 	return out
 }
 
-// reserved finds out whether a peer selector means a reserved identity. mixed means that it speaks of one in a way that
-// only Cilium's own labels could answer.
-func reserved(s *metav1.LabelSelector) (entity policy.Entity, is, mixed bool) {
-	all := ciliumSelector(s)
-	for _, r := range all {
-		label, ok := strings.CutPrefix(r.Key, "reserved:")
-		if !ok {
-			continue
-		}
-		empty := r.Op == policy.Exists || r.Op == policy.In && contains(r.Values, "")
-		if len(all) == 1 && empty && contains(entities(), label) && label != string(policy.EntityAll) &&
-			label != string(policy.EntityCluster) && label != string(policy.EntityClusterMesh) {
-			return policy.Entity(label), true, false
-		}
-		return "", false, true
-	}
-	return "", false, false
-}
-
-// ciliumPeers are the peers of a rule as far as they are supported. Missing peers stand for everyone if the rule has ports;
+// ciliumPeers are the peers of a rule, but for what is unsupported. Missing peers stand for everyone if the rule has ports;
 // an empty list stands for no one.
 func (t *translator) ciliumPeers(object string, r *ciliumRule, namespace string) []policy.Peer {
 	if noOne(r) {
@@ -127,14 +108,7 @@ func (t *translator) ciliumPeers(object string, r *ciliumRule, namespace string)
 	}
 	var peers []policy.Peer
 	for i := range r.endpoints {
-		s := &r.endpoints[i]
-		entity, is, mixed := reserved(s)
-		switch {
-		case is:
-			peers = append(peers, t.entity(entity)...)
-		case !mixed:
-			peers = append(peers, policy.Peer{Kind: policy.PeerSelector, Selector: peerSelector(s, namespace)})
-		}
+		peers = append(peers, t.endpointPeers(&r.endpoints[i], namespace)...)
 	}
 	for _, cidr := range r.cidrs {
 		peers = append(peers, t.cidrPeer(block(cidr, nil)))

@@ -81,10 +81,17 @@ func (t *translator) nodePeers(s *metav1.LabelSelector) []policy.Peer {
 		if n.Name == t.model.Node || !selector.Matches(nodeLabels(n)) {
 			continue
 		}
-		for _, addr := range slices.Concat(n.Underlay, n.Overlay) {
-			prefix, _ := addr.Prefix(addr.BitLen())
-			peers = append(peers, policy.Peer{Kind: policy.PeerCIDR, CIDR: prefix, MatchNodes: true})
-		}
+		peers = append(peers, addressesOf(n)...)
+	}
+	return peers
+}
+
+// addressesOf is a node by its addresses.
+func addressesOf(n *policy.Node) []policy.Peer {
+	var peers []policy.Peer
+	for _, addr := range slices.Concat(n.Underlay, n.Overlay) {
+		prefix, _ := addr.Prefix(addr.BitLen())
+		peers = append(peers, policy.Peer{Kind: policy.PeerCIDR, CIDR: prefix, MatchNodes: true})
 	}
 	return peers
 }
@@ -118,7 +125,7 @@ func (t *translator) servicePeers(object string, item *CiliumService, path strin
 			peers = append(peers, policy.Peer{Kind: policy.PeerSelector, Selector: append(inNamespace(s.Namespace), own...)})
 			continue
 		}
-		peers = append(peers, t.endpointPeers(object, s, path)...)
+		peers = append(peers, t.backendPeers(object, s, path)...)
 	}
 	if !found {
 		t.status(object, path, ReasonUnresolved, "there is no such Service; it matches nothing until there is. Add it, or correct the name, the namespace or the selector")
@@ -146,8 +153,8 @@ func (c *CiliumService) matcher() func(*corev1.Service) bool {
 	}
 }
 
-// endpointPeers are the endpoints of a Service without a selector.
-func (t *translator) endpointPeers(object string, s *corev1.Service, path string) []policy.Peer {
+// backendPeers are the endpoints of a Service without a selector.
+func (t *translator) backendPeers(object string, s *corev1.Service, path string) []policy.Peer {
 	addrs := t.byName.behind(t.backends, s.Namespace+"/"+s.Name)
 	service := name("Service", s)
 	if len(addrs) == 0 {

@@ -193,6 +193,11 @@ func TestCiliumSpec(t *testing.T) {
 		{"empty fields match nothing", ciliumIngress("{icmps: [{fields: []}]}"), in + "[any] []"},
 		{"empty L7 rules are none", ciliumIngress(`{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: []}}]}`), in + "[any] [6:80]"},
 
+		{"a reserved label is an entity", ciliumIngress(`{fromEndpoints: [{matchLabels: {"reserved:host": ""}}, {matchExpressions: [{key: "reserved:world", operator: Exists}]}]}`), in + "[host, world] [*]"},
+		{"reserved labels with others that no entity has", ciliumIngress(`{fromEndpoints: [{matchLabels: {"reserved:host": "", a: b}}, {matchLabels: {"reserved:all": ""}}]}`), in + "[] [*]"},
+		{"reserved labels excluded", ciliumIngress(`{fromEndpoints: [{matchExpressions: [{key: "reserved:host", operator: DoesNotExist}, {key: "reserved:world-ipv6", operator: NotIn, values: [""]}]}]}`),
+			in + "[{reserved:host- reserved:world-ipv6!=}, 192.0.2.2/32+some, 10.1.1.0/32+some, 10.1.1.1/32+some, 0.0.0.0/0, unmanaged] [*]"},
+
 		{"CIDRs match neither pods nor nodes", ciliumEgress("{toCIDR: [10.1.2.3/8, '::/0']}"), out + "[10.0.0.0/8, ::/0] [*]"},
 		{"CIDR sets", ciliumEgress("{toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.0.0.0/8]}, {cidr: 0.0.0.0/0}]}"), out + "[10.0.0.0/8-10.0.0.0/8, 0.0.0.0/0] [*]"},
 		{"entities", ciliumEgress("{toEntities: [all, world, cluster, host, remote-node, none]}"), out + "[all, world, cluster, host, remote-node, none] [*]"},
@@ -252,14 +257,9 @@ func TestUnsupported(t *testing.T) {
 			"spec.ingress[0].fromGroups", "cloud provider groups are not supported; the rule admits nothing. Write the group's CIDRs."},
 		{"authentication", ciliumIngress("{fromEndpoints: [{}], authentication: {mode: required}}"), "I\nspec.ingress[0] in allow [] [*]",
 			"spec.ingress[0].authentication", "mutual authentication is not supported; the rule admits nothing. Remove authentication."},
-		{"reserved labels with others", ciliumIngress(`{fromEndpoints: [{matchLabels: {"reserved:host": "", a: b}}]}`), "I\nspec.ingress[0] in allow [] [*]",
-			"spec.ingress[0].fromEndpoints[0]", "reserved: labels in combination with others are not supported; the rule admits nothing. Use fromEntities."},
 		{"deny of groups", ciliumDoc("{endpointSelector: {}, egressDeny: [{toGroups: [{aws: {region: a}}], " + ports + "}]}]}"),
 			"E\nspec.egressDeny[0] out deny [world] [6:80]", "spec.egressDeny[0].toGroups",
 			"cloud provider groups are not supported; the rule denies more than it says: the whole world. Write the group's CIDRs."},
-		{"deny of reserved labels with others", ciliumDoc(`{endpointSelector: {}, ingressDeny: [{fromEndpoints: [{matchLabels: {"reserved:host": "", a: b}}]}]}`),
-			"I\nspec.ingressDeny[0] in deny [any] [*]", "spec.ingressDeny[0].fromEndpoints[0]",
-			"reserved: labels in combination with others are not supported; the rule denies more than it says: everyone. Use fromEntities."},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

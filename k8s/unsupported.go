@@ -28,12 +28,6 @@ func unsupported(r *ciliumRule) []unenforceable {
 	add := func(path, why, remedy string, atMost policy.Peer, instead string) {
 		out = append(out, unenforceable{path, why, remedy, atMost, instead})
 	}
-	for i := range r.endpoints {
-		if _, _, mixed := reserved(&r.endpoints[i]); mixed {
-			add(fmt.Sprintf("%s[%d]", r.field("Endpoints"), i), "reserved: labels in combination with others are not supported",
-				"Use "+r.side()+"Entities.", anyone, "everyone")
-		}
-	}
 	if len(r.groups) > 0 {
 		add(r.field("Groups"), "cloud provider groups are not supported", "Write the group's CIDRs.", world, "the whole world")
 	}

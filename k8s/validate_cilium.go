@@ -108,7 +108,7 @@ func (c *checker) ciliumSelector(s *metav1.LabelSelector, path string) {
 }
 
 func (c *checker) ciliumPeers(r *ciliumRule) {
-	if len(r.requires) > 0 {
+	if r.requires > 0 {
 		c.bad(r.field("Requires"), "gone since Cilium 1.19; put the requirements into the peers' selectors")
 	}
 	var used []string

@@ -91,7 +91,11 @@ func (w *world) ciliumRule(section string) object {
 func (w *world) ciliumPeers(r object, side string) {
 	switch w.IntN(14) {
 	case 0, 1, 2, 3:
-		r[side+"Endpoints"] = some(w, 3, func() object { return w.selector(w.ciliumKeys) })
+		keys := w.ciliumKeys
+		if w.in(6) {
+			keys = w.reservedKeys
+		}
+		r[side+"Endpoints"] = some(w, 3, func() object { return w.selector(keys) })
 	case 4:
 		r[side+"CIDR"] = some(w, 2, func() string { cidr, _ := w.cidr(); return cidr })
 	case 5, 6:
@@ -130,6 +134,13 @@ func withExcept(set object, except list) object {
 		set["except"] = except
 	}
 	return set
+}
+
+func (w *world) reservedKeys() (string, []string) {
+	if w.in(4) {
+		return w.ciliumKeys()
+	}
+	return "reserved:" + pick(w, "host", "remote-node", "kube-apiserver", "world", "world-ipv4", "world-ipv6", "unmanaged", "health", "all"), []string{"", "", "a"}
 }
 
 func (w *world) nodeKeys() (string, []string) {

@@ -54,5 +54,5 @@ func (f *policyFlags) options() (k8s.Options, error) {
 // oracleOptions are the same switches, for the judge that shares no code with translation.
 func oracleOptions(o k8s.Options) oracle.Options {
 	return oracle.Options{HostByRule: o.Policy.HostByRule, IPBlockCilium: o.IPBlockCilium, ICMPTypeZeroExact: o.ICMPZeroIsEchoReply,
-		CIDRMatchNodes: o.CIDRMatchNodes}
+		CIDRMatchNodes: o.CIDRMatchNodes, NodeSelectorLabels: o.NodeSelectorLabels}
 }

@@ -4,7 +4,6 @@ package oracle
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/weirnet/weir/k8s"
 )
@@ -83,8 +82,7 @@ type ciliumRule struct {
 	icmps     []k8s.CiliumICMPRule
 
 	// What weir does not know how to hold: such a rule admits nothing, and as a deny rule denies all it might mean.
-	unenforceable                bool
-	someoneOutside, whoeverItMay bool
+	unenforceable, someoneOutside bool
 }
 
 type cidrRule struct {
@@ -97,7 +95,7 @@ func (r *ciliumRule) limited() bool { return len(r.ports) > 0 || len(r.icmps) > 
 
 // mightMean says that the peer may be one of those whom a deny rule names in a way that weir cannot look up.
 func (o *Oracle) mightMean(r ciliumRule, s side) bool {
-	return !r.noOne && (r.whoeverItMay || r.someoneOutside && o.world(s.peer))
+	return !r.noOne && r.someoneOutside && o.world(s.peer)
 }
 
 // ciliumRules brings the rules of one direction into one shape.
@@ -148,7 +146,7 @@ func ingressPeers(p k8s.CiliumIngressPeers) ciliumRule {
 	r.nodes = p.FromNodes
 	list(&r, p.FromGroups)
 	list(&r, p.FromNodes)
-	r.unenforceable = r.whoeverItMay || r.someoneOutside
+	r.unenforceable = r.someoneOutside
 	return r
 }
 
@@ -160,7 +158,7 @@ func egressPeers(p k8s.CiliumEgressPeers) ciliumRule {
 	list(&r, p.ToGroups)
 	list(&r, p.ToNodes)
 	list(&r, p.ToServices)
-	r.unenforceable = r.whoeverItMay || r.someoneOutside
+	r.unenforceable = r.someoneOutside
 	return r
 }
 
@@ -178,17 +176,7 @@ func (r *ciliumRule) addPeers(endpoints []selector, cidrs []string, sets []k8s.C
 	list(r, sets)
 	list(r, entities)
 	r.nameless = len(cidrs)+len(sets)+len(entities) > 0
-	r.entities = slices.Clone(entities)
-	for _, e := range endpoints {
-		switch entity, speaks := reserved(e); {
-		case !speaks:
-			r.endpoints = append(r.endpoints, e)
-		case entity != "":
-			r.entities = append(r.entities, entity)
-		default:
-			r.whoeverItMay = true
-		}
-	}
+	r.endpoints, r.entities = endpoints, entities
 	for _, c := range cidrs {
 		r.cidrs = append(r.cidrs, cidrRule{cidr: c})
 	}

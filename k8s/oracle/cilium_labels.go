@@ -84,10 +84,13 @@ func (o *Oracle) selectsSubject(s *selector, namespace string, at side) bool {
 }
 
 // selectsPeer reads an item of fromEndpoints or toEndpoints: it selects pods, those of the policy's own namespace unless it
-// speaks of namespaces itself.
+// speaks of namespaces itself. One that speaks of reserved: labels selects among everybody.
 func (o *Oracle) selectsPeer(s selector, namespace string, at side) bool {
 	anyNamespace := namespace == ""
 	for _, key := range keys(s) {
+		if strings.HasPrefix(key, "reserved:") {
+			return matches(bare(&s), o.everybodysLabels(at))
+		}
 		if key = bareKey(key); key == namespaceLabel || strings.HasPrefix(key, namespaceLabelsPrefix) {
 			anyNamespace = true
 		}
@@ -99,39 +102,28 @@ func (o *Oracle) selectsPeer(s selector, namespace string, at side) bool {
 	return matches(bare(&s), o.ciliumLabels(pod))
 }
 
+// everybodysLabels are what the peer is selected by, whatever it is: of what is no pod the entities that it is. Nobody here is
+// health, init, ingress or none.
+func (o *Oracle) everybodysLabels(at side) map[string]string {
+	if at.peer.Pod != nil {
+		return o.ciliumLabels(at.peer.Pod)
+	}
+	labels := map[string]string{}
+	if at.peer.Node != "" && !at.host() && o.options.NodeSelectorLabels {
+		labels = o.labelsOfNode(at.peer.Node)
+	}
+	for _, name := range []string{"host", "remote-node", "kube-apiserver", "unmanaged", "world", "world-ipv4", "world-ipv6"} {
+		if o.entity(name, at) {
+			labels["reserved:"+name] = ""
+		}
+	}
+	return labels
+}
+
 func keys(s selector) []string {
 	keys := slices.Collect(maps.Keys(s.MatchLabels))
 	for _, e := range s.MatchExpressions {
 		keys = append(keys, e.Key)
 	}
 	return keys
-}
-
-// reserved says whether a selector speaks of reserved: labels, which entities have, and which entity it names. Only a
-// selector that does nothing but name one of the simple ones can be held.
-func reserved(s selector) (entity string, speaks bool) {
-	for _, key := range keys(s) {
-		if strings.HasPrefix(key, "reserved:") {
-			speaks = true
-		}
-	}
-	if !speaks || len(s.MatchLabels)+len(s.MatchExpressions) != 1 {
-		return "", speaks
-	}
-	for key, value := range s.MatchLabels {
-		if value == "" {
-			entity = strings.TrimPrefix(key, "reserved:")
-		}
-	}
-	for _, e := range s.MatchExpressions {
-		named := e.Operator == metav1.LabelSelectorOpIn && slices.Contains(e.Values, "")
-		if named || e.Operator == metav1.LabelSelectorOpExists {
-			entity = strings.TrimPrefix(e.Key, "reserved:")
-		}
-	}
-	switch entity {
-	case "host", "remote-node", "kube-apiserver", "world", "world-ipv4", "world-ipv6", "unmanaged", "health", "init", "ingress", "none":
-		return entity, true
-	}
-	return "", true
 }

@@ -50,18 +50,23 @@ func (o *Oracle) selectsNode(item selector, s side) bool {
 	if s.peer.Node == "" || s.host() {
 		return false
 	}
+	return matches(rekeyed(&item, func(key string) string { return strings.TrimPrefix(key, "any:") }), o.labelsOfNode(s.peer.Node))
+}
+
+// labelsOfNode are the labels of a node that is not the host.
+func (o *Oracle) labelsOfNode(name string) map[string]string {
 	labels := map[string]string{}
-	for key, value := range o.nodeLabels[s.peer.Node] {
+	for key, value := range o.nodeLabels[name] {
 		labels[key] = value
 		labels["node:"+key] = value
 	}
 	labels["io.cilium.k8s.policy.cluster"] = "default"
 	labels["k8s:io.cilium.k8s.policy.cluster"] = "default"
 	labels["reserved:remote-node"] = ""
-	if o.apiNodes[s.peer.Node] {
+	if o.apiNodes[name] {
 		labels["reserved:kube-apiserver"] = ""
 	}
-	return matches(rekeyed(&item, func(key string) string { return strings.TrimPrefix(key, "any:") }), labels)
+	return labels
 }
 
 // serves reads an item of toServices: the pods that the Services select; where they select none, the endpoints, as CIDRs.

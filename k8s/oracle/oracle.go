@@ -44,6 +44,8 @@ type Options struct {
 	ICMPTypeZeroExact bool
 	// CIDRMatchNodes lets what Cilium reads as a CIDR match nodes too.
 	CIDRMatchNodes bool
+	// NodeSelectorLabels gives other nodes their labels.
+	NodeSelectorLabels bool
 }
 
 // Party is one end of a packet: a pod, a node, or an address that is neither.
