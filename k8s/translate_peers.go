@@ -68,20 +68,32 @@ func cut(prefix netip.Prefix, except []netip.Prefix) (rest []netip.Prefix, some 
 	return rest, true
 }
 
-// nodePeers are the addresses of the other nodes that s matches; the own one is the host, and no node to Cilium. They are
-// named one by one, so that their labels need not be part of every node's identity.
+// nodePeers are the other nodes that s matches; the own one is the host, and no node to Cilium.
 func (t *translator) nodePeers(s *metav1.LabelSelector) []policy.Peer {
 	selector := requirements(s, "")
 	for i := range selector {
 		selector[i].Key = strings.TrimPrefix(selector[i].Key, "any:")
 	}
+	return t.otherNodes(func(n *policy.Node) bool { return selector.Matches(nodeLabels(n)) })
+}
+
+// otherNodes are those of the other nodes that match: the entity if all do, else each by its addresses, so that labels need
+// not be part of every node's identity.
+func (t *translator) otherNodes(match func(*policy.Node) bool) []policy.Peer {
 	var peers []policy.Peer
+	all := true
 	for i := range t.model.Nodes {
 		n := &t.model.Nodes[i]
-		if n.Name == t.model.Node || !selector.Matches(nodeLabels(n)) {
-			continue
+		switch {
+		case n.Name == t.model.Node:
+		case match(n):
+			peers = append(peers, addressesOf(n)...)
+		default:
+			all = false
 		}
-		peers = append(peers, addressesOf(n)...)
+	}
+	if all && len(peers) > 0 {
+		return []policy.Peer{{Kind: policy.PeerEntity, Entity: policy.EntityRemoteNode}}
 	}
 	return peers
 }

@@ -25,6 +25,7 @@ func TestPeersByOtherObjects(t *testing.T) {
 		"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db, labels: {kubernetes.io/service-name: db}}\naddressType: IPv4\nports: [{port: 1}, {port: 2, name: b}]\nendpoints: " +
 		"[{addresses: [203.0.113.9]}, {addresses: [192.0.2.2]}, {addresses: [10.1.0.5]}, {addresses: [203.0.113.10], conditions: {ready: false}}, {addresses: [203.0.113.8], conditions: {ready: false, serving: true, terminating: true}}]\n---\n" +
 		podDoc("p", "spec: {nodeName: n1}\nstatus: {podIP: 10.1.0.5}\n---")
+	const more = "apiVersion: v1\nkind: Node\nmetadata: {name: n3, labels: {zone: b}}\nspec: {podCIDR: 10.1.2.0/24}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.3}]}\n---\n"
 	const cidrs = "are read as CIDRs, and those match no "
 	tests := []struct {
 		name, rule, want string
@@ -59,14 +60,16 @@ func TestPeersByOtherObjects(t *testing.T) {
 			"toServices[1] Unresolved there is no such Service; it matches nothing until there is. Add it, or correct the name, the namespace or the selector",
 			"toServices[2] Unresolved there is no such Service; it matches nothing until there is. Add it, or correct the name, the namespace or the selector"}},
 
-		{"other nodes, and never the own one", "{toNodes: [{}]}", "[192.0.2.2/32+some, 10.1.1.0/32+some, 10.1.1.1/32+some]", Options{NodeSelectorLabels: true}, nil},
+		{"all other nodes are an entity", "{toNodes: [{}]}", "[remote-node]", Options{NodeSelectorLabels: true}, nil},
+		{"some other nodes are their addresses", "{toNodes: [{matchLabels: {zone: b}}]}", "[192.0.2.3/32+some, 10.1.2.0/32+some, 10.1.2.1/32+some]", Options{NodeSelectorLabels: true}, nil},
+		{"never the own node", "{toNodes: [{matchLabels: {zone: own}}]}", "[]", Options{NodeSelectorLabels: true}, nil},
 		{"nodes by a label that none has", "{toNodes: [{matchLabels: {zone: a}}]}", "[]", Options{NodeSelectorLabels: true}, nil},
 		{"an empty list of nodes needs no switch", "{toNodes: []}", "[]", Options{}, nil},
 	}
 	for _, test := range tests {
 		for section, action := range map[string]string{"egress": "allow", "egressDeny": "deny"} {
 			t.Run(section+": "+test.name, func(t *testing.T) {
-				m, statuses := translate(t, groups+services+ciliumDoc("{endpointSelector: {}, "+section+": ["+test.rule+"]}"), test.options)
+				m, statuses := translate(t, more+groups+services+ciliumDoc("{endpointSelector: {}, "+section+": ["+test.rule+"]}"), test.options)
 				want := fmt.Sprintf("CiliumNetworkPolicy default/web {namespace=default} E\nspec.%s[0] out %s %s [*]", section, action, test.want)
 				if got := policyText(m.Policies[0]); got != want {
 					t.Errorf("\n got %s\nwant %s", got, want)

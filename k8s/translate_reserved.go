@@ -63,31 +63,26 @@ func reservedLabels(entities ...policy.Entity) map[string]string {
 	return labels
 }
 
-// reservedNodes are the nodes that a selector of reserved: labels matches, each by its addresses unless it is the host.
+// reservedNodes are the nodes that a selector of reserved: labels matches, the host among them.
 func (t *translator) reservedNodes(s policy.Selector) []policy.Peer {
-	var peers []policy.Peer
-	for i := range t.model.Nodes {
-		n := &t.model.Nodes[i]
-		labels := reservedLabels(policy.EntityRemoteNode)
-		host := n.Name == t.model.Node
-		switch {
-		case host:
-			labels = reservedLabels(policy.EntityHost)
-		case t.options.NodeSelectorLabels:
-			labels = nodeLabels(n)
-		}
+	with := func(n *policy.Node, labels map[string]string) bool {
 		if n.APIServer {
 			labels[labelReserved+string(policy.EntityKubeAPIServer)] = ""
 		}
-		switch {
-		case !s.Matches(labels):
-		case host:
+		return s.Matches(labels)
+	}
+	var peers []policy.Peer
+	for i := range t.model.Nodes {
+		if n := &t.model.Nodes[i]; n.Name == t.model.Node && with(n, reservedLabels(policy.EntityHost)) {
 			peers = append(peers, policy.Peer{Kind: policy.PeerEntity, Entity: policy.EntityHost})
-		default:
-			peers = append(peers, addressesOf(n)...)
 		}
 	}
-	return peers
+	return append(peers, t.otherNodes(func(n *policy.Node) bool {
+		if t.options.NodeSelectorLabels {
+			return with(n, nodeLabels(n))
+		}
+		return with(n, reservedLabels(policy.EntityRemoteNode))
+	})...)
 }
 
 // reservedWorld is the part of one family's outside world that a selector matches: the API servers in it, the rest, or both.

@@ -13,7 +13,7 @@ import (
 
 const nodes = `apiVersion: v1
 kind: Node
-metadata: {name: n1}
+metadata: {name: n1, labels: {zone: own}}
 spec: {podCIDR: 10.1.0.0/24}
 status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
 ---
@@ -196,7 +196,7 @@ func TestCiliumSpec(t *testing.T) {
 		{"a reserved label is an entity", ciliumIngress(`{fromEndpoints: [{matchLabels: {"reserved:host": ""}}, {matchExpressions: [{key: "reserved:world", operator: Exists}]}]}`), in + "[host, world] [*]"},
 		{"reserved labels with others that no entity has", ciliumIngress(`{fromEndpoints: [{matchLabels: {"reserved:host": "", a: b}}, {matchLabels: {"reserved:all": ""}}]}`), in + "[] [*]"},
 		{"reserved labels excluded", ciliumIngress(`{fromEndpoints: [{matchExpressions: [{key: "reserved:host", operator: DoesNotExist}, {key: "reserved:world-ipv6", operator: NotIn, values: [""]}]}]}`),
-			in + "[{reserved:host- reserved:world-ipv6!=}, 192.0.2.2/32+some, 10.1.1.0/32+some, 10.1.1.1/32+some, 0.0.0.0/0, unmanaged] [*]"},
+			in + "[{reserved:host- reserved:world-ipv6!=}, remote-node, 0.0.0.0/0, unmanaged] [*]"},
 
 		{"CIDRs match neither pods nor nodes", ciliumEgress("{toCIDR: [10.1.2.3/8, '::/0']}"), out + "[10.0.0.0/8, ::/0] [*]"},
 		{"CIDR sets", ciliumEgress("{toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.0.0.0/8]}, {cidr: 0.0.0.0/0}]}"), out + "[10.0.0.0/8-10.0.0.0/8, 0.0.0.0/0] [*]"},

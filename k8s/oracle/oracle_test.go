@@ -58,6 +58,38 @@ func TestSharesNothing(t *testing.T) {
 	}
 }
 
+// TestNodesByOption: the switches that let nodes be matched by CIDR and by label.
+func TestNodesByOption(t *testing.T) {
+	web := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: corev1.PodSpec{NodeName: "n1"}, Status: corev1.PodStatus{PodIP: "10.244.1.10"}}
+	node := func(name, zone, ip string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"zone": zone}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: ip}}}}
+	}
+	rule := func(peers k8s.CiliumIngressPeers) []*k8s.CiliumNetworkPolicy {
+		return []*k8s.CiliumNetworkPolicy{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"},
+			Spec: &k8s.CiliumRule{EndpointSelector: &metav1.LabelSelector{}, Ingress: []k8s.CiliumIngressRule{{CiliumIngressPeers: peers}}}}}
+	}
+	zone := []metav1.LabelSelector{{MatchLabels: map[string]string{"reserved:remote-node": "", "node:zone": "a"}}}
+	for _, c := range []struct {
+		name    string
+		options Options
+		peers   k8s.CiliumIngressPeers
+		want    bool
+	}{
+		{"a CIDR is no node", Options{}, k8s.CiliumIngressPeers{FromCIDR: []string{"192.0.2.0/24"}}, false},
+		{"by the switch it is", Options{CIDRMatchNodes: true}, k8s.CiliumIngressPeers{FromCIDR: []string{"192.0.2.0/24"}}, true},
+		{"but not by everything", Options{CIDRMatchNodes: true}, k8s.CiliumIngressPeers{FromCIDR: []string{"0.0.0.0/0"}}, false},
+		{"a node has no labels among reserved ones", Options{}, k8s.CiliumIngressPeers{FromEndpoints: zone}, false},
+		{"by the switch it has", Options{NodeSelectorLabels: true}, k8s.CiliumIngressPeers{FromEndpoints: zone}, true},
+	} {
+		objects := &k8s.Objects{Pods: []*corev1.Pod{web}, Nodes: []*corev1.Node{node("n1", "b", "192.0.2.1"), node("n2", "a", "192.0.2.2")}, CiliumNetworkPolicies: rule(c.peers)}
+		_, got := New(objects, c.options).Judge(Party{Node: "n2", Addr: netip.MustParseAddr("192.0.2.2")}, Party{Pod: web, Addr: netip.MustParseAddr("10.244.1.10")}, Packet{tcp, 80})
+		if got.Allow != c.want {
+			t.Errorf("%s: %+v, want allow %v", c.name, got, c.want)
+		}
+	}
+}
+
 // TestOptions: each switch changes what it says and nothing else.
 func TestOptions(t *testing.T) {
 	pod := func(name, node, ip string) *corev1.Pod {
@@ -79,6 +111,7 @@ func TestOptions(t *testing.T) {
 	from := map[string]Party{
 		"pod":     {Pod: db, Addr: addr("10.244.2.10")},
 		"host":    {Node: "n1", Addr: addr("192.0.2.1")},
+		"node":    {Node: "n2", Addr: addr("192.0.2.2")},
 		"world":   {Addr: addr("203.0.113.1")},
 		"outcast": {Addr: addr("198.51.100.1")},
 	}
@@ -94,6 +127,8 @@ func TestOptions(t *testing.T) {
 		{"ipBlock matches pods", Options{}, "pod", Packet{tcp, 80}, true},
 		{"unless read as Cilium does", Options{IPBlockCilium: true}, "pod", Packet{tcp, 80}, false},
 		{"where it still matches the world", Options{IPBlockCilium: true}, "world", Packet{tcp, 80}, true},
+		{"what Cilium reads as a CIDR matches no nodes", Options{IPBlockCilium: true}, "node", Packet{tcp, 80}, false},
+		{"unless by its switch, but not by everything", Options{IPBlockCilium: true, CIDRMatchNodes: true}, "node", Packet{tcp, 80}, false},
 		{"type 0 is every type", Options{}, "outcast", Packet{icmp, 8}, true},
 		{"unless taken at its word", Options{ICMPTypeZeroExact: true}, "outcast", Packet{icmp, 8}, false},
 		{"then it is type 0", Options{ICMPTypeZeroExact: true}, "outcast", Packet{icmp, 0}, true},
