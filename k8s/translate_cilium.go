@@ -4,6 +4,7 @@ package k8s
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -122,7 +123,11 @@ func (t *translator) ciliumPeers(object string, r *ciliumRule, namespace string)
 	for i := range r.services {
 		peers = append(peers, t.servicePeers(object, &r.services[i], fmt.Sprintf("%s[%d]", r.field("Services"), i))...)
 	}
-	for _, e := range r.entities {
+	for i, e := range r.entities {
+		if e == string(policy.EntityKubeAPIServer) && !t.knowsAPIServer() {
+			t.status(object, fmt.Sprintf("%s[%d]", r.field("Entities"), i), ReasonUnresolved,
+				"no EndpointSlice of the Service default/kubernetes says where the API is; it matches nothing until one does. Add it")
+		}
 		peers = append(peers, t.entity(policy.Entity(e))...)
 	}
 	if named(r) || len(r.ports)+len(r.icmps) == 0 {
@@ -142,6 +147,11 @@ func (t *translator) entity(e policy.Entity) []policy.Peer {
 		}
 	}
 	return peers
+}
+
+// knowsAPIServer says whether the objects tell where the Kubernetes API is served.
+func (t *translator) knowsAPIServer() bool {
+	return len(t.apiServer) > 0 || slices.ContainsFunc(t.model.Nodes, func(n policy.Node) bool { return n.APIServer })
 }
 
 // noOne says whether one of the lists of peers is written and empty.

@@ -60,6 +60,9 @@ func TestPeersByOtherObjects(t *testing.T) {
 			"toServices[1] Unresolved there is no such Service; it matches nothing until there is. Add it, or correct the name, the namespace or the selector",
 			"toServices[2] Unresolved there is no such Service; it matches nothing until there is. Add it, or correct the name, the namespace or the selector"}},
 
+		{"an API server that nobody has told of", "{toEntities: [host, kube-apiserver]}", "[host, kube-apiserver]", Options{},
+			[]string{"toEntities[1] Unresolved no EndpointSlice of the Service default/kubernetes says where the API is; it matches nothing until one does. Add it"}},
+
 		{"all other nodes are an entity", "{toNodes: [{}]}", "[remote-node]", Options{NodeSelectorLabels: true}, nil},
 		{"some other nodes are their addresses", "{toNodes: [{matchLabels: {zone: b}}]}", "[192.0.2.3/32+some, 10.1.2.0/32+some, 10.1.2.1/32+some]", Options{NodeSelectorLabels: true}, nil},
 		{"never the own node", "{toNodes: [{matchLabels: {zone: own}}]}", "[]", Options{NodeSelectorLabels: true}, nil},
