@@ -79,7 +79,7 @@ func TestConformanceMatrix(t *testing.T) {
 				}
 			}
 			dir := manifests(t, map[string]string{"cluster.yaml": cluster, "policies.yaml": row.policies})
-			if code, _, errs := checkWith(t, kernel, dir, nil, probes.String()); code != checkFine || errs != "" {
+			if code, _, errs := checkWith(t, kernel, "all", dir, nil, probes.String()); code != checkFine || errs != "" {
 				t.Errorf("exit code %d\n%s", code, errs)
 			}
 		})

@@ -51,7 +51,7 @@ const clusterFile = "testdata/check/cluster.yaml"
 
 // TestSemantics replays testdata/check: what each row of the APIs' semantics says, and past disagreements. All judges must
 // agree on every probe and give the verdict that it wants. Cases that have the same cluster share a simulator. A file called
-// flags holds arguments, one a line; warnings are the warnings that there must be, all of them; refused is what is said about
+// flags holds arguments, one a line; judges names those to ask one by one, where not all can answer; warnings are the warnings that there must be, all of them; refused is what is said about
 // a set that is refused, and then there is nothing to probe.
 func TestSemantics(t *testing.T) {
 	cases, err := filepath.Glob("testdata/check/*.txtar")
@@ -71,7 +71,7 @@ func TestSemantics(t *testing.T) {
 			kernel := shared
 			for _, f := range archive.Files {
 				switch f.Name {
-				case "probes.jsonl", "flags", "warnings", "refused":
+				case "probes.jsonl", "flags", "judges", "warnings", "refused":
 					about[f.Name] = string(f.Data)
 					continue
 				case "cluster.yaml":
@@ -80,23 +80,36 @@ func TestSemantics(t *testing.T) {
 				}
 				files[f.Name] = string(f.Data)
 			}
-			probes := about["probes.jsonl"]
-			code, out, errs := checkWith(t, kernel, manifests(t, files), strings.Fields(about["flags"]), probes)
-			if want, refused := about["refused"]; refused {
-				if code != checkUnanswer || errs != prefixed("weir check: ", want) || out+probes != "" {
-					t.Errorf("exit code %d, answers %q, said\n%swant\n%s", code, out, errs, want)
-				}
-				return
+			judges := []string{"all"}
+			if about["judges"] != "" {
+				judges = strings.Fields(about["judges"])
 			}
-			said := prefixed("weir check: warning: ", about["warnings"])
-			if _, told := about["warnings"]; code != checkFine || told && errs != said {
-				t.Errorf("exit code %d, said\n%swant\n%s", code, errs, said)
-			}
-			wants := strings.Count(probes, `"want"`)
-			if wants == 0 || strings.Count(out, "\n") != wants || strings.Count(out, `"want"`) != wants {
-				t.Errorf("%d answers to %d wishes:\n%s", strings.Count(out, "\n"), wants, out)
+			dir := manifests(t, files)
+			for _, judge := range judges {
+				replay(t, kernel, judge, dir, about)
 			}
 		})
+	}
+}
+
+// replay asks a judge, or all, about one case.
+func replay(t *testing.T, kernel *kernelJudge, judge, dir string, about map[string]string) {
+	t.Helper()
+	probes := about["probes.jsonl"]
+	code, out, errs := checkWith(t, kernel, judge, dir, strings.Fields(about["flags"]), probes)
+	if want, refused := about["refused"]; refused {
+		if code != checkUnanswer || errs != prefixed("weir check: ", want) || out+probes != "" {
+			t.Errorf("exit code %d, answers %q, said\n%swant\n%s", code, out, errs, want)
+		}
+		return
+	}
+	said := prefixed("weir check: warning: ", about["warnings"])
+	if _, told := about["warnings"]; code != checkFine || told && errs != said {
+		t.Errorf("exit code %d, said\n%swant\n%s", code, errs, said)
+	}
+	wants := strings.Count(probes, `"want"`)
+	if wants == 0 || strings.Count(out, "\n") != wants || strings.Count(out, `"want"`) != wants {
+		t.Errorf("%d answers to %d wishes:\n%s", strings.Count(out, "\n"), wants, out)
 	}
 }
 
@@ -109,8 +122,8 @@ func prefixed(prefix, lines string) string {
 	return b.String()
 }
 
-// checkWith is check with all judges, of which kernel is one that the caller closes.
-func checkWith(t *testing.T, kernel *kernelJudge, dir string, flags []string, probes string) (code int, stdout, stderr string) {
+// checkWith is check with a judge, or with all, of which kernel is one that the caller closes.
+func checkWith(t *testing.T, kernel *kernelJudge, judge, dir string, flags []string, probes string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	run := &checkRun{stderr: &errs}
@@ -121,11 +134,13 @@ func checkWith(t *testing.T, kernel *kernelJudge, dir string, flags []string, pr
 		run.options, err = reading.options()
 	}
 	if err == nil {
-		err = run.open(nil, dir, "all", "json", &out)
+		err = run.open(nil, dir, judge, "json", &out)
 	}
 	if err == nil {
-		kernel.brain = run.judges[0].(*kernelJudge).brain
-		run.judges[0] = kernel
+		if own, ok := run.judges[0].(*kernelJudge); ok {
+			kernel.brain = own.brain
+			run.judges[0] = kernel
+		}
 		err = run.all(context.Background(), "-", strings.NewReader(probes))
 	}
 	return run.code(err), out.String(), errs.String()
