@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -252,10 +253,8 @@ func podLabels(p *corev1.Pod, namespace map[string]string) map[string]string {
 	labels[labelNamespaceLabel+corev1.LabelMetadataName] = p.Namespace
 	labels[labelNamespace] = p.Namespace
 	labels[labelCluster] = clusterName
-	labels[labelServiceAccount] = "default"
-	if p.Spec.ServiceAccountName != "" {
-		labels[labelServiceAccount] = p.Spec.ServiceAccountName
-	}
+	// The older name of the field is one that the API server still takes.
+	labels[labelServiceAccount] = cmp.Or(p.Spec.ServiceAccountName, p.Spec.DeprecatedServiceAccount, "default")
 	return labels
 }
 

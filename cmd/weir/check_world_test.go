@@ -132,7 +132,7 @@ func (w *world) pod(i int) object {
 		status = object{"podIP": addr}
 	}
 	if w.in(4) {
-		spec["serviceAccountName"] = "robot"
+		spec[pick(w, "serviceAccountName", "serviceAccount")] = "robot"
 	}
 	w.pods, w.addrs = append(w.pods, ns+"/"+name), append(w.addrs, addr)
 	return object{"apiVersion": "v1", "kind": "Pod", "metadata": object{"name": name, "namespace": ns, "labels": w.labels()}, "spec": spec, "status": status}

@@ -35,7 +35,10 @@ func (o *Oracle) ciliumLabels(pod *corev1.Pod) map[string]string {
 	labels[namespaceLabel] = pod.Namespace
 	labels[clusterLabel] = "default"
 	labels[serviceAccountLabel] = pod.Spec.ServiceAccountName
-	if pod.Spec.ServiceAccountName == "" {
+	if labels[serviceAccountLabel] == "" {
+		labels[serviceAccountLabel] = pod.Spec.DeprecatedServiceAccount
+	}
+	if labels[serviceAccountLabel] == "" {
 		labels[serviceAccountLabel] = "default"
 	}
 	return labels

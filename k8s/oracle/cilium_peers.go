@@ -24,7 +24,8 @@ func (o *Oracle) inCiliumCIDR(p Party, cidr string, except []string) bool {
 	return o.options.CIDRMatchNodes && p.Node != "" && !everything && o.inBlock(p, &networkingv1.IPBlock{CIDR: cidr, Except: except})
 }
 
-// inGroup reads cidrGroupRef and cidrGroupSelector: any prefix of any group that is meant. No such group, no match.
+// inGroup reads cidrGroupRef and cidrGroupSelector: any prefix of any group that is meant. No such group, no match. What is
+// excepted from a group is cut from each of its prefixes, and what does not touch one means nothing there.
 func (o *Oracle) inGroup(p Party, r k8s.CiliumCIDRRule) bool {
 	for _, g := range o.objects.CiliumCIDRGroups {
 		meant := g.Name == r.CIDRGroupRef
@@ -37,11 +38,20 @@ func (o *Oracle) inGroup(p Party, r k8s.CiliumCIDRRule) bool {
 			}
 			meant = matches(r.CIDRGroupSelector, labels)
 		}
-		if meant && slices.ContainsFunc(g.Spec.ExternalCIDRs, func(cidr string) bool { return o.inCiliumCIDR(p, cidr, r.Except) }) {
+		if meant && slices.ContainsFunc(g.Spec.ExternalCIDRs, func(cidr string) bool {
+			holes := slices.DeleteFunc(slices.Clone(r.Except), func(hole string) bool { return !overlap(cidr, hole) })
+			return o.inCiliumCIDR(p, cidr, holes)
+		}) {
 			return true
 		}
 	}
 	return false
+}
+
+func overlap(a, b string) bool {
+	one, err1 := netip.ParsePrefix(a)
+	other, err2 := netip.ParsePrefix(b)
+	return err1 == nil && err2 == nil && one.Overlaps(other)
 }
 
 // selectsNode reads an item of fromNodes or toNodes: it selects other nodes, never the subject's own. A key without a source
