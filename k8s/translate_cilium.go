@@ -172,13 +172,13 @@ func (t *translator) ciliumPorts(object string, r *ciliumRule) []policy.PortMatc
 		return []policy.PortMatch{policy.AnyPort}
 	}
 	var matches []policy.PortMatch
-	for _, entry := range r.ports {
-		for i := range entry.Ports {
-			p := &entry.Ports[i]
-			if r.direction == policy.Egress && isServiceName(p.Port) && len(r.cidrs)+len(r.cidrSets)+len(r.entities) > 0 {
-				continue
+	for i, entry := range r.ports {
+		for j := range entry.Ports {
+			p := &entry.Ports[j]
+			t.oddPort(object, r, p, fmt.Sprintf("%s.toPorts[%d].ports[%d]", r.path, i, j))
+			if !r.nameless(p) {
+				matches = append(matches, ciliumPort(p, r.direction)...)
 			}
-			matches = append(matches, ciliumPort(p, r.direction)...)
 		}
 	}
 	for i, entry := range r.icmps {
@@ -201,6 +201,27 @@ func (t *translator) ciliumPorts(object string, r *ciliumRule) []policy.PortMatc
 		}
 	}
 	return matches
+}
+
+// nameless says whether a port is a name where peers have none: at egress each peer pod has its own, CIDRs and entities have
+// none, though pods be among them.
+func (r *ciliumRule) nameless(p *CiliumPort) bool {
+	return r.direction == policy.Egress && isServiceName(p.Port) && len(r.cidrs)+len(r.cidrSets)+len(r.entities) > 0
+}
+
+// oddPort tells of an end of a range that means nothing.
+func (t *translator) oddPort(object string, r *ciliumRule, p *CiliumPort, path string) {
+	n, err := strconv.ParseUint(p.Port, 0, 16)
+	named := isServiceName(p.Port)
+	switch {
+	case p.EndPort == 0:
+	case named && r.direction == policy.Egress:
+		t.status(object, path+".endPort", ReasonDiffers, "is ignored after a port name at egress. Write numbers")
+	case !named && err == nil && n == 0:
+		t.status(object, path+".endPort", ReasonDiffers, "is ignored, since port 0 is every port. Remove it, or write where the range begins")
+	case !named && err == nil && p.EndPort < int32(n):
+		t.status(object, path+".endPort", ReasonDiffers, fmt.Sprintf("is below port %d and ignored. Correct it, or remove it", n))
+	}
 }
 
 func ciliumPort(p *CiliumPort, direction policy.Direction) []policy.PortMatch {

@@ -103,3 +103,26 @@ func TestNodeSelectorsNeedTheirSwitch(t *testing.T) {
 		}
 	}
 }
+
+// TestEndPortThatMeansNothing is told.
+func TestEndPortThatMeansNothing(t *testing.T) {
+	const rule = "CiliumNetworkPolicy default/web spec."
+	for _, test := range []struct{ manifest, want string }{
+		{ciliumEgress("{toEndpoints: [{}], toPorts: [{ports: [{port: http, endPort: 90}]}]}"),
+			rule + "egress[0].toPorts[0].ports[0].endPort Differs is ignored after a port name at egress. Write numbers"},
+		{ciliumIngress("{toPorts: [{ports: [{port: '0', endPort: 90}]}]}"),
+			rule + "ingress[0].toPorts[0].ports[0].endPort Differs is ignored, since port 0 is every port. Remove it, or write where the range begins"},
+		{ciliumIngress("{toPorts: [{}, {ports: [{port: '80', endPort: 79}]}]}"),
+			rule + "ingress[0].toPorts[1].ports[0].endPort Differs is below port 80 and ignored. Correct it, or remove it"},
+		{ciliumIngress("{fromEntities: [cluster], toPorts: [{ports: [{port: http, endPort: 90}, {port: '80', endPort: 80}, {port: '80', endPort: 90}, {protocol: GRE}]}]}"), ""},
+	} {
+		_, statuses := translate(t, test.manifest, Options{})
+		var told []string
+		for _, s := range statuses {
+			told = append(told, s.Object+" "+s.Path+" "+s.Reason+" "+s.Message)
+		}
+		if got := strings.Join(told, "\n"); got != test.want {
+			t.Errorf("%s told\n%s\nwant\n%s", test.manifest, got, test.want)
+		}
+	}
+}
