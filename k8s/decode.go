@@ -36,7 +36,17 @@ func Decode(name string, data []byte) (*Objects, error) {
 }
 
 func decode(files []file) (*Objects, error) {
-	d := decoder{objects: &Objects{origins: map[metav1.Object]Origin{}}, kinds: map[string]kind{}, seen: map[string]Origin{}, fields: fieldCache{}}
+	d := decodeAll(files, false)
+	if len(d.problems) > 0 {
+		return nil, errors.Join(d.problems...)
+	}
+	return d.objects, nil
+}
+
+// decodeAll decodes files; each problem is a *Problem. With lenient, the objects that something is wrong with are left out.
+func decodeAll(files []file, lenient bool) *decoder {
+	d := &decoder{objects: &Objects{origins: map[metav1.Object]Origin{}}, kinds: map[string]kind{}, seen: map[string]Origin{}, fields: fieldCache{},
+		lenient: lenient}
 	for _, k := range kinds() {
 		d.kinds[k.name] = k
 	}
@@ -44,10 +54,7 @@ func decode(files []file) (*Objects, error) {
 		d.file(f)
 	}
 	d.problems = append(d.problems, d.objects.conflicts()...)
-	if len(d.problems) > 0 {
-		return nil, errors.Join(d.problems...)
-	}
-	return d.objects, nil
+	return d
 }
 
 type decoder struct {
@@ -56,6 +63,7 @@ type decoder struct {
 	seen     map[string]Origin // of an object's name
 	fields   fieldCache
 	blankEnd bool // the document being decoded ends in a blank value
+	lenient  bool // leave out the objects that something is wrong with
 	problems []error
 }
 
@@ -287,6 +295,9 @@ func (d *decoder) object(tree any, origin Origin, listVersion, listKind string) 
 		c.bad("metadata.name", "the same object is in %s already, remove one", first)
 	}
 	d.seen[c.object] = origin
+	if d.lenient && len(c.problems) > 0 {
+		return
+	}
 	d.objects.origins[object] = origin
 	k.keep(d.objects, object)
 }
