@@ -76,7 +76,7 @@ func (s *scene) oddRule(g *guard, i int) {
 	case !cilium && r.Action == policy.Allow && len(r.Peers) == 1 && everyone(&r.Peers[0]) && len(r.Ports) == 1 && r.Ports[0].Protocol == 0:
 		if closes {
 			s.report(emptyAdmitsAll, Warning, g.Key, r.Path, "admits everybody on every port, but the policy's name says that it denies something; to admit nobody leave the rule out")
-		} else if !opens {
+		} else if types, _ := at(s.tree(g.Key), g.root+".policyTypes").([]any); !opens && len(types) == 0 {
 			s.report(emptyAdmitsAll, Note, g.Key, r.Path, "admits everybody on every port; name peers or ports if that is too much")
 		}
 	}

@@ -72,7 +72,7 @@ func Rules() []Rule {
 		{emptyAdmitsNobody, Note, "An empty rule of a Cilium policy admits nobody",
 			"In a cilium.io policy an empty rule ({}) switches default deny on and admits nothing, whereas in a NetworkPolicy it admits everything. To admit everyone write fromEntities: [all] or toEntities: [all]. A warning if the policy's name says that it allows something."},
 		{emptyAdmitsAll, Note, "An empty rule of a NetworkPolicy admits everybody",
-			"In a NetworkPolicy an empty rule ({}), or an empty list of peers, admits everything. To admit nobody leave the rule out: ingress: []. A warning if the policy's name says that it denies something."},
+			"In a NetworkPolicy an empty rule ({}), or an empty list of peers, admits everything. To admit nobody leave the rule out: ingress: []. A warning if the policy's name says that it denies something; a note only if policyTypes does not say which directions are meant."},
 		{matchesNothing, Warning, "The rule matches nothing",
 			"A list of peers or ports in this rule is written and empty, or no entry of it can match: the rule admits or denies nothing. Leave the list out to mean everyone or every port, or fill it."},
 		{rulesWithoutType, Warning, "Rules of a direction that policyTypes does not name",
