@@ -27,7 +27,7 @@ const lintSeed = "../../k8s/testdata/seed"
 func TestLintSeed(t *testing.T) {
 	code, out, errs := runLintOn(t, "--manifests", lintSeed)
 	want := lintSeed + `/frontend-to-backend-policy.yaml
-  6  warning  guards-other-side  CiliumNetworkPolicy default/frontend-to-backend: spec.endpointSelector: guards the ingress of app=frontend and admits app=backend there (spec.ingress[0]), but its name says from frontend to backend and only Deployment default/backend declares TCP 8080; app=backend stays open to everyone; if the two are swapped, write endpointSelector: app=backend and fromEndpoints[0]: app=frontend
+  6  warning  guards-other-side  CiliumNetworkPolicy default/frontend-to-backend: spec.endpointSelector: guards the ingress of app=frontend and admits app=backend there (spec.ingress[0]), but its name says from frontend to backend and only Deployment default/backend declares TCP 8080; app=backend stays open to everyone; nobody is admitted to TCP 80 of app=frontend; if the two are swapped, write endpointSelector: app=backend and fromEndpoints[0]: app=frontend
 
 1 warning in 3 files, 1 policy
 `

@@ -22,6 +22,7 @@ type scene struct {
 	policies []*guard
 	groups   []*group            // of pods that policy guards
 	inside   map[string][]*group // groups by namespace
+	names    []string            // of namespaces
 	hosts    []*group            // of pods in the host's network, which it does not
 	// namespaces are the labels that the pods of a namespace have because they are in it.
 	namespaces map[string]map[string]string
@@ -77,6 +78,7 @@ func newScene(in *k8s.Inspection, opts k8s.Options) (*scene, error) {
 	}
 	objs := k8s.Expand(oneOfEach(in.Objects))
 	s.pods(objs)
+	s.names = sortedKeys(s.namespaces)
 	model, statuses, err := k8s.Translate(objs, objs.Nodes[0].Name, opts)
 	if err != nil {
 		found := k8s.Problems(err)
@@ -238,16 +240,22 @@ func (s *scene) guard(p *policy.Policy) *guard {
 	return g
 }
 
-// matching are the pods that a selector selects.
+// matching are the pods that a selector selects, by namespace: most selectors speak of one or few.
 func (s *scene) matching(selector policy.Selector) []*group {
-	among := s.groups
-	if in := pinned(selector); len(in) == 1 {
-		among = s.inside[in[0]]
+	ofNamespace, ofPod := split(selector)
+	names := s.names
+	if in := pinned(ofNamespace); in != nil {
+		names = in
 	}
 	var all []*group
-	for _, g := range among {
-		if selector.Matches(g.labels) {
-			all = append(all, g)
+	for _, name := range names {
+		if labels := s.namespaces[name]; labels == nil || !ofNamespace.Matches(labels) {
+			continue
+		}
+		for _, g := range s.inside[name] {
+			if ofPod.Matches(g.labels) {
+				all = append(all, g)
+			}
 		}
 	}
 	return all
@@ -256,12 +264,14 @@ func (s *scene) matching(selector policy.Selector) []*group {
 // peersOf are the pods that a rule names by selectors.
 func (s *scene) peersOf(r *policy.Rule) []*group {
 	var all []*group
+	met := map[*group]bool{}
 	for _, peer := range r.Peers {
 		if peer.Kind != policy.PeerSelector {
 			continue
 		}
 		for _, g := range s.matching(peer.Selector) {
-			if !slices.Contains(all, g) {
+			if !met[g] {
+				met[g] = true
 				all = append(all, g)
 			}
 		}

@@ -41,13 +41,13 @@ func (s *scene) sides() {
 				because = append(because, fmt.Sprintf("only %s declares %s", s.sideName(g, i, r.Direction == policy.Ingress), describePorts(r)))
 			}
 			g.suspect = append(g.suspect, i)
-			s.report(guardsOtherSide, Warning, g.Key, s.subjectPath(g), "%s", s.swapped(g, i, strings.Join(because, " and "), open))
+			s.report(guardsOtherSide, Warning, g.Key, s.subjectPath(g), "%s", s.swapped(g, i, strings.Join(because, " and "), open, port && closed))
 		}
 	}
 }
 
 // swapped explains the finding in terms of the policy's own fields.
-func (s *scene) swapped(g *guard, i int, because string, open bool) string {
+func (s *scene) swapped(g *guard, i int, because string, open, closed bool) string {
 	r := &g.Rules[i]
 	subject, peer := labelsOf(g.Subject), labelsOf(r.Peers[0].Selector)
 	field := strings.TrimPrefix(g.places[i].peers[0], r.Path+".")
@@ -60,6 +60,13 @@ func (s *scene) swapped(g *guard, i int, because string, open bool) string {
 	}
 	if open {
 		text += fmt.Sprintf("; %s stays open to everyone", server)
+	}
+	if closed && r.Direction == policy.Ingress {
+		var ports []containerPort
+		for _, pods := range g.subjects {
+			ports = append(ports, pods.ports...)
+		}
+		text += fmt.Sprintf("; nobody is admitted to %s of %s", portsOf(ports), subject)
 	}
 	return text + fmt.Sprintf("; if the two are swapped, write %s: %s and %s: %s", own, peer, field, subject)
 }
