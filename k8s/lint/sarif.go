@@ -125,7 +125,7 @@ func location(f *Finding, dir string) sarifLocation {
 	if f.Object != "" {
 		full, short, kind := f.Object, f.Object[strings.LastIndexAny(f.Object, "/ ")+1:], "object"
 		if f.Path != "" {
-			full, short, kind = full+" "+f.Path, f.Path[strings.LastIndex(f.Path, ".")+1:], "member"
+			full, short, kind = full+" "+f.Path, f.Path[strings.LastIndex(f.Path, ".")+1:], "property"
 		}
 		l.Logical = []sarifLogical{{Name: short, QualifiedName: full, Kind: kind}}
 	}
