@@ -32,10 +32,13 @@ func (r ruleRef) name(from *guard) string {
 // effective says whether a rule matches anything at all.
 func effective(r *policy.Rule) bool { return len(r.Peers) > 0 && len(r.Ports) > 0 }
 
-// rulesOf lists the rules of a direction and an action, in the order of policies.
+// rulesOf lists the rules of a direction and an action in the tier that has no order.
 func (s *scene) rulesOf(d policy.Direction, a policy.Action) []ruleRef {
 	var all []ruleRef
 	for _, g := range s.policies {
+		if g.Tier != policy.TierNormal {
+			continue
+		}
 		for i := range g.Rules {
 			if r := &g.Rules[i]; r.Direction == d && r.Action == a && effective(r) {
 				all = append(all, ruleRef{g, i})

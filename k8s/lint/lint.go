@@ -89,6 +89,7 @@ func Run(in *k8s.Inspection, opts k8s.Options) (*Report, error) {
 	s.statuses()
 	s.odd()
 	s.duplicates()
+	s.neverAsked()
 	s.shadowed()
 	s.contained()
 	s.sides()

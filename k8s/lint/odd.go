@@ -52,13 +52,10 @@ func (s *scene) odd() {
 func (s *scene) oddRule(g *guard, i int) {
 	r := &g.Rules[i]
 	fields, _ := at(s.tree(g.Key), r.Path).(map[string]any)
-	cilium := strings.HasPrefix(g.Key, "Cilium")
+	cilium, kubernetes := strings.HasPrefix(g.Key, "Cilium"), strings.HasPrefix(g.Key, "NetworkPolicy ")
 	_, name, _ := strings.Cut(g.Key, " ")
 	opens, closes := intent(name)
-	what := "admits"
-	if r.Action == policy.Deny {
-		what = "denies"
-	}
+	what := map[policy.Action]string{policy.Allow: "admits", policy.Deny: "denies", policy.Pass: "passes on"}[r.Action]
 	switch {
 	case s.unsupported(g.Key, r.Path):
 	case len(fields) == 0 && cilium && r.Action == policy.Allow:
@@ -73,7 +70,7 @@ func (s *scene) oddRule(g *guard, i int) {
 		}
 	case !effective(r):
 		s.report(matchesNothing, Warning, g.Key, r.Path, "%s nothing: %s; leave a list out to mean everyone or every port, or fill it", what, emptyPart(r, fields))
-	case !cilium && r.Action == policy.Allow && len(r.Peers) == 1 && everyone(&r.Peers[0]) && len(r.Ports) == 1 && r.Ports[0].Protocol == 0:
+	case kubernetes && r.Action == policy.Allow && len(r.Peers) == 1 && everyone(&r.Peers[0]) && len(r.Ports) == 1 && r.Ports[0].Protocol == 0:
 		if closes {
 			s.report(emptyAdmitsAll, Warning, g.Key, r.Path, "admits everybody on every port, but the policy's name says that it denies something; to admit nobody leave the rule out")
 		} else if types, _ := at(s.tree(g.Key), g.root+".policyTypes").([]any); !opens && len(types) == 0 {
@@ -178,9 +175,10 @@ func (s *scene) lockdown(g *guard, d policy.Direction) bool {
 	})
 }
 
-// withoutEffect finds policies that isolate nobody and whose rules change nothing.
+// withoutEffect finds policies that isolate nobody and whose rules change nothing. In an ordered tier, a rule that admits may
+// forestall a later one.
 func (s *scene) withoutEffect(g *guard) {
-	if g.Isolates[policy.Ingress] || g.Isolates[policy.Egress] {
+	if g.Isolates[policy.Ingress] || g.Isolates[policy.Egress] || g.Tier != policy.TierNormal && len(g.Rules) > 0 {
 		return
 	}
 	var idle []string
@@ -189,8 +187,8 @@ func (s *scene) withoutEffect(g *guard) {
 		if s.unsupported(g.Key, r.Path) || r.Action != policy.Allow && effective(r) {
 			return
 		}
-		// What it admits counts where another policy isolates.
-		if len(g.subjects) == 0 || slices.ContainsFunc(g.subjects, func(pods *group) bool { return pods.isolated(r.Direction) }) {
+		// What it admits counts where another policy isolates, or denies in the baseline tier.
+		if len(g.subjects) == 0 || slices.ContainsFunc(g.subjects, func(pods *group) bool { return pods.isolated(r.Direction) || pods.baseline(r.Direction) }) {
 			return
 		}
 		idle = append(idle, r.Path)

@@ -20,6 +20,7 @@ const (
 	orInsteadOfAnd    = "or-instead-of-and"
 	guardsOtherSide   = "guards-other-side"
 	shadowedByDeny    = "shadowed-by-deny"
+	neverAsked        = "never-asked"
 	containedInRule   = "contained-in-rule"
 	duplicatePolicy   = "duplicate-policy"
 	namedPortMissing  = "named-port-missing"
@@ -57,6 +58,8 @@ func Rules() []Rule {
 			"A policy guards the pods that its own selector selects; peers are who may talk to them. A policy that is to keep others from a server must select the server and name the clients as peers. With the two swapped the server stays open to everyone, and the client is cut off."},
 		{shadowedByDeny, Warning, "A deny rule takes away all that the rule admits",
 			"Any deny that matches beats any rule that admits, whatever its order or its object. All subjects, peers and ports of this rule are within those of a deny rule, so it admits nothing. Narrow the deny rule, or remove this one."},
+		{neverAsked, Warning, "An earlier rule or tier decides all that the rule matches",
+			"In the tiers of ClusterNetworkPolicy the first rule that matches decides, and what the admin tier decides no other policy is asked about. All subjects, peers and ports of this rule are within those of an earlier one. Change the order or the priority, narrow the earlier rule, or remove this one. A note if both do the same."},
 		{containedInRule, Note, "Another rule admits all that the rule admits",
 			"Whatever pods there are, subjects, peers and ports of this rule are within those of another, so it adds nothing. Removing it makes the policy easier to read; if the other rule is too wide, narrow that one."},
 		{duplicatePolicy, Warning, "Two policies say the same",

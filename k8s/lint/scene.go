@@ -284,10 +284,14 @@ func (g *group) isolated(d policy.Direction) bool {
 	return slices.ContainsFunc(g.guards, func(p *guard) bool { return p.Isolates[d] })
 }
 
-// admitting are the rules of a direction that admit something to or from the pods.
+// admitting are the rules of a direction that admit something to or from the pods once they are isolated: then the baseline
+// tier is not asked.
 func (g *group) admitting(d policy.Direction) []*policy.Rule {
 	var rules []*policy.Rule
 	for _, p := range g.guards {
+		if p.Tier == policy.TierBaseline {
+			continue
+		}
 		for i := range p.Rules {
 			if r := &p.Rules[i]; r.Direction == d && r.Action == policy.Allow && len(r.Peers) > 0 && len(r.Ports) > 0 {
 				rules = append(rules, r)
