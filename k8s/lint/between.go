@@ -73,7 +73,7 @@ func (s *scene) contained() {
 				order[r] = i
 			}
 			for i, inner := range rules {
-				if slices.Contains(inner.guard.shadowed, inner.index) {
+				if slices.Contains(inner.guard.shadowed, inner.index) || s.unsupported(inner.guard.Key, inner.rule().Path) {
 					continue
 				}
 				wider := sorted[""]
