@@ -71,6 +71,27 @@ func (o *Objects) All() iter.Seq2[string, metav1.Object] {
 	}
 }
 
+// Without is o but for the policies and pods with the given names. What else there is stays.
+func (o *Objects) Without(names []string) *Objects {
+	out := *o
+	out.Pods = without("Pod", o.Pods, names)
+	out.NetworkPolicies = without("NetworkPolicy", o.NetworkPolicies, names)
+	out.CiliumNetworkPolicies = without("CiliumNetworkPolicy", o.CiliumNetworkPolicies, names)
+	out.CiliumClusterwideNetworkPolicies = without("CiliumClusterwideNetworkPolicy", o.CiliumClusterwideNetworkPolicies, names)
+	out.ClusterNetworkPolicies = without("ClusterNetworkPolicy", o.ClusterNetworkPolicies, names)
+	return &out
+}
+
+func without[T metav1.Object](kind string, objects []T, names []string) []T {
+	var kept []T
+	for _, object := range objects {
+		if !slices.Contains(names, name(kind, object)) {
+			kept = append(kept, object)
+		}
+	}
+	return kept
+}
+
 // Problems takes apart an error of this package that joins problems; none if it is of another kind.
 func Problems(err error) []*Problem {
 	if problem, ok := err.(*Problem); ok {

@@ -139,3 +139,19 @@ func TestTreeHasTheListsThatAreEmpty(t *testing.T) {
 		t.Errorf("the rule is %v", rule)
 	}
 }
+
+func TestWithoutLeavesOutWhatIsNamedAndNothingElse(t *testing.T) {
+	in := inspect(t, map[string]string{"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c}]}\n---\n" +
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n---\n" +
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a, namespace: other}\nspec: {podSelector: {}}\n"})
+	less := in.Objects.Without([]string{"NetworkPolicy default/a", "Namespace other"})
+	if len(less.Pods) != 1 || len(less.NetworkPolicies) != 1 || less.NetworkPolicies[0].Namespace != "other" {
+		t.Errorf("%d pods and %d policies are left, want the pod and the policy of the other namespace", len(less.Pods), len(less.NetworkPolicies))
+	}
+	if len(in.Objects.NetworkPolicies) != 2 {
+		t.Error("the original has changed")
+	}
+	if origin := less.Origin(less.Pods[0]); origin.Document != 1 {
+		t.Errorf("the pod comes from %s", origin)
+	}
+}

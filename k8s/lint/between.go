@@ -172,8 +172,18 @@ func (s *scene) contentOf(p *policy.Policy) string {
 // unsupported says whether something of a rule is not enforced as written.
 func (s *scene) unsupported(object, path string) bool {
 	return slices.ContainsFunc(s.statusOf[object], func(status k8s.Status) bool {
-		return status.Reason == k8s.ReasonUnsupported && (status.Path == path || strings.HasPrefix(status.Path, path+"."))
+		return status.Reason == k8s.ReasonUnsupported && below(status.Path, path)
 	})
+}
+
+// told says whether there is any status about a rule.
+func (s *scene) told(object, path string) bool {
+	return slices.ContainsFunc(s.statusOf[object], func(status k8s.Status) bool { return below(status.Path, path) })
+}
+
+// below says whether a path is path or leads to a field below it.
+func below(longer, path string) bool {
+	return longer == path || strings.HasPrefix(longer, path+".")
 }
 
 // duplicates finds policies that say what an earlier one says.

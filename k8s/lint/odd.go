@@ -25,12 +25,23 @@ func (s *scene) invalid() {
 	}
 }
 
-// statuses tells what is not enforced as written.
+// statuses tells what is not enforced as written. What leaves a rule without effect is more than a note.
 func (s *scene) statuses() {
+	idle := map[string][]string{} // rules that match nothing, by object
+	for _, g := range s.policies {
+		for i := range g.Rules {
+			if !effective(&g.Rules[i]) {
+				idle[g.Key] = append(idle[g.Key], g.Rules[i].Path)
+			}
+		}
+	}
 	for _, status := range s.status {
 		rule, severity := readDifferently, Note
-		if status.Reason == k8s.ReasonUnsupported {
+		switch {
+		case status.Reason == k8s.ReasonUnsupported:
 			rule, severity = unsupportedField, Error
+		case slices.ContainsFunc(idle[status.Object], func(path string) bool { return below(status.Path, path) }):
+			severity = Warning
 		}
 		s.report(rule, severity, status.Object, status.Path, "%s", status.Message)
 	}
@@ -58,6 +69,7 @@ func (s *scene) oddRule(g *guard, i int) {
 	what := map[policy.Action]string{policy.Allow: "admits", policy.Deny: "denies", policy.Pass: "passes on"}[r.Action]
 	switch {
 	case s.unsupported(g.Key, r.Path):
+		// statuses tells
 	case len(fields) == 0 && cilium && r.Action == policy.Allow:
 		side := map[policy.Direction]string{policy.Ingress: "fromEntities", policy.Egress: "toEntities"}[r.Direction]
 		switch {
@@ -68,7 +80,7 @@ func (s *scene) oddRule(g *guard, i int) {
 		case !closes:
 			s.report(emptyAdmitsNobody, Note, g.Key, r.Path, "isolates and admits nobody, unlike in a NetworkPolicy; to admit everyone write %s: [all]", side)
 		}
-	case !effective(r):
+	case !effective(r) && !s.told(g.Key, r.Path):
 		s.report(matchesNothing, Warning, g.Key, r.Path, "%s nothing: %s; leave a list out to mean everyone or every port, or fill it", what, emptyPart(r, fields))
 	case kubernetes && r.Action == policy.Allow && len(r.Peers) == 1 && everyone(&r.Peers[0]) && len(r.Ports) == 1 && r.Ports[0].Protocol == 0:
 		if closes {

@@ -236,7 +236,7 @@ func (s *scene) podCIDRs() {
 	for _, g := range s.policies {
 		for i := range g.Rules {
 			for j, peer := range g.Rules[i].Peers {
-				if peer.Kind != policy.PeerCIDR || peer.MatchPods {
+				if place := g.places[i].peers[j]; peer.Kind != policy.PeerCIDR || peer.MatchPods || !strings.Contains(place, "CIDR") {
 					continue
 				}
 				if what := s.ofPods(peer.CIDR); what != "" {

@@ -47,7 +47,7 @@ func Rules() []Rule {
 		{unsupportedField, Error, "The field cannot be enforced",
 			"weir judges packets by addresses, protocols and ports. A rule that asks for more isolates its subjects as it says and admits nothing; a deny rule denies all that it could mean. Do what the finding proposes instead."},
 		{readDifferently, Note, "The field is read otherwise than it looks",
-			"weir, or Cilium, gives this field a meaning that readers do not expect. Write what you mean in the way that the finding proposes."},
+			"weir, or Cilium, gives this field a meaning that readers do not expect. Write what you mean in the way that the finding proposes. A warning if it leaves the rule without effect."},
 		{subjectNothing, Warning, "The policy selects no pod",
 			"No pod or workload of the set has the labels that the policy's own selector asks for, so it guards nothing. Correct the labels, or add the workload to the set. A note if the set may merely lack the workload."},
 		{peerNothing, Warning, "A peer selector selects no pod",

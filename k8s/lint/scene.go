@@ -80,13 +80,18 @@ func newScene(in *k8s.Inspection, opts k8s.Options) (*scene, error) {
 	s.pods(objs)
 	s.names = sortedKeys(s.namespaces)
 	model, statuses, err := k8s.Translate(objs, objs.Nodes[0].Name, opts)
-	if err != nil {
-		found := k8s.Problems(err)
-		if len(found) == 0 {
-			return nil, fmt.Errorf("translate manifests: %w", err)
-		}
+	if found := k8s.Problems(err); len(found) > 0 {
+		// What is wrong with some objects only translation sees; the others have a right to be judged.
 		s.problems = append(slices.Clone(s.problems), found...)
-		model = &policy.Model{}
+		var names []string
+		for _, p := range found {
+			names = append(names, p.Object)
+		}
+		objs = objs.Without(names)
+		model, statuses, err = k8s.Translate(objs, objs.Nodes[0].Name, opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("translate manifests: %w", err)
 	}
 	s.status, s.statusOf = statuses, map[string][]k8s.Status{}
 	for _, status := range statuses {
