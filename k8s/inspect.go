@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"bytes"
 	"errors"
 	"iter"
 	"slices"
@@ -40,6 +41,12 @@ func Inspect(dir string) (*Inspection, error) {
 // above it if the object does not have that one. object is the object's name as a Problem or a Status has it.
 func (in *Inspection) Line(origin Origin, object, path string) int {
 	return in.lines.line(origin, object, path)
+}
+
+// Lines is how many lines a file has, the last one included if it has no end.
+func (in *Inspection) Lines(file string) int {
+	data := in.lines.files[file]
+	return max(1, bytes.Count(bytes.TrimSuffix(data, []byte("\n")), []byte("\n"))+1)
 }
 
 // Tree is an object as its manifest has it, in the types of encoding/json: unlike the decoded object, with the lists that

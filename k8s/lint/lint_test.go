@@ -53,7 +53,7 @@ type scenario struct {
 // scenarios reads a txtar file. Each folder is a scenario; its file "want" has a line for each finding,
 //
 //	SEVERITY RULE FILE:LINE OBJECT PATH | a part of the message
-func scenarios(t *testing.T, file string) []*scenario {
+func scenarios(t testing.TB, file string) []*scenario {
 	t.Helper()
 	archive, err := txtar.ParseFile(file)
 	if err != nil {

@@ -19,7 +19,8 @@ func (s *scene) invalid() {
 		f := Finding{Rule: invalidObject, Severity: Error, Object: p.Object, Path: p.Path, File: p.File, Document: p.Document, Message: p.Message}
 		f.Line = s.in.Line(p.Origin, p.Object, p.Path)
 		if at := regexp.MustCompile(`^not valid YAML: line (\d+)`).FindStringSubmatch(p.Message); at != nil {
-			f.Line, _ = strconv.Atoi(at[1])
+			line, _ := strconv.Atoi(at[1])
+			f.Line = min(line, s.in.Lines(p.File)) // what is missing at the end is said to be missing behind it
 		}
 		s.findings = append(s.findings, f)
 	}

@@ -148,7 +148,11 @@ func (s *scene) pods(objs *k8s.Objects) {
 	}
 	for _, text := range objs.Skipped {
 		_, rest, _ := strings.Cut(text, " ")
-		if namespace, _, ok := strings.Cut(rest, "/"); ok && makesPods(text) {
+		namespace, _, written := strings.Cut(rest, "/")
+		if !written {
+			namespace = metav1.NamespaceDefault
+		}
+		if makesPods(text) {
 			s.hidden[namespace] = true
 		}
 	}
@@ -186,12 +190,13 @@ func (s *scene) pods(objs *k8s.Objects) {
 func makesPods(skipped string) bool {
 	kind, _, _ := strings.Cut(skipped, " ")
 	switch kind {
-	case "ConfigMap", "Secret", "ServiceAccount", "Ingress", "IngressClass", "Event", "LimitRange", "PersistentVolumeClaim", "PodTemplate",
-		"ResourceQuota", "Role", "RoleBinding", "HorizontalPodAutoscaler", "PodDisruptionBudget", "ControllerRevision", "ServiceMonitor",
-		"PodMonitor", "PrometheusRule", "Certificate", "Issuer", "HTTPRoute", "Gateway", "Lease":
+	case "ConfigMap", "Secret", "ServiceAccount", "Ingress", "IngressClass", "Event", "LimitRange", "PersistentVolume", "PersistentVolumeClaim", "PodTemplate",
+		"ResourceQuota", "Role", "RoleBinding", "HorizontalPodAutoscaler", "PodDisruptionBudget", "PodSecurityPolicy", "ControllerRevision", "StorageClass",
+		"PriorityClass", "RuntimeClass", "APIService", "CSIDriver", "CustomResourceDefinition", "ValidatingWebhookConfiguration",
+		"MutatingWebhookConfiguration", "Lease", "ServiceMonitor", "PodMonitor", "PrometheusRule", "Certificate", "Issuer", "Gateway", "HTTPRoute", "Kustomization":
 		return false
 	}
-	return !strings.HasPrefix(kind, "Cilium")
+	return !strings.HasPrefix(kind, "Cilium") && !strings.HasPrefix(kind, "Cluster")
 }
 
 func (s *scene) namespace(name string, own map[string]string) {
