@@ -55,6 +55,8 @@ func (s *scene) odd() {
 			s.oddRule(g, i)
 		}
 		s.oddTypes(g)
+		s.otherDirection(g)
+		s.foreignSubject(g)
 		s.lonelyDeny(g)
 		s.withoutEffect(g)
 	}
@@ -154,6 +156,35 @@ func (s *scene) oddTypes(g *guard) {
 		severity, but = Warning, ""
 	}
 	s.report(impliedIngress, severity, g.Key, g.root, "without policyTypes it isolates for ingress too%s; write policyTypes: [Egress] if only egress is meant", but)
+}
+
+// otherDirection compares the directions that a policy isolates with the one that its name begins or ends with. Ingress is
+// also what many call their gateway, so "to ingress" says nothing.
+func (s *scene) otherDirection(g *guard) {
+	_, name, _ := strings.Cut(g.Key, " ")
+	words := tokens(name[strings.LastIndex(name, "/")+1:])
+	for d, word := range []string{"ingress", "egress"} {
+		other := []string{"egress", "ingress"}[d]
+		named := len(words) > 1 && (words[len(words)-1] == word || words[0] == word) && !slices.Contains(words, other)
+		if !named || g.Isolates[d] || !g.Isolates[1-d] || g.count(policy.Direction(d)) > 0 || word == "ingress" && slices.Contains(words, "to") {
+			continue
+		}
+		remedy := "write rules for " + word
+		if strings.HasPrefix(g.Key, "NetworkPolicy ") {
+			remedy = "write policyTypes: [" + strings.ToUpper(word[:1]) + word[1:] + "]"
+		}
+		s.report(guardsOtherSide, Warning, g.Key, g.root, "isolates for %s only, but its name says %s; %s", other, word, remedy)
+	}
+}
+
+// foreignSubject finds policies of a namespace whose selector asks for another one in the way that is overruled.
+func (s *scene) foreignSubject(g *guard) {
+	const key = "k8s:" + namespaceKey
+	labels, _ := at(s.tree(g.Key), g.root+".endpointSelector.matchLabels").(map[string]any)
+	if asked, _ := labels[key].(string); asked != "" && g.namespace != "" && asked != g.namespace {
+		s.report(readDifferently, Warning, g.Key, g.root+".endpointSelector.matchLabels["+key+"]",
+			"asks for namespace %s, but a policy guards pods of its own only and this label is overruled: it guards %s of %s; move the policy", asked, labelsOf(g.Subject), g.namespace)
+	}
 }
 
 // lonelyDeny finds directions with deny rules in which no policy admits anything.

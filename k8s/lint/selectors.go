@@ -19,7 +19,7 @@ func (s *scene) selectors() {
 	}
 	for _, g := range s.policies {
 		if severity, why, nobody := s.nobody(g.Subject); nobody && narrow(g.Subject) {
-			s.report(subjectNothing, severity, g.Key, s.subjectPath(g), "guards no pod: %s", why)
+			s.report(subjectNothing, severity, g.Key, s.subjectPath(g), "guards no pod: %s%s", why, s.subjectElsewhere(g))
 		}
 		for i := range g.Rules {
 			r := &g.Rules[i]
@@ -208,6 +208,17 @@ func (s *scene) elsewhere(g *guard, selector policy.Selector) string {
 		return fmt.Sprintf("; pods of namespace %s have these labels: name the namespace in the same entry if you mean those", list(in))
 	}
 	return fmt.Sprintf("; pods with these labels are in namespace %s", list(in))
+}
+
+// subjectElsewhere hints at pods of another namespace that a policy's selector would select there.
+func (s *scene) subjectElsewhere(g *guard) string {
+	_, ofPod := split(g.Subject)
+	for _, other := range s.groups {
+		if g.namespace != "" && g.namespace != other.namespace && ofPod.Matches(other.labels) {
+			return fmt.Sprintf("; %s would be selected if the policy were in namespace %s", other.owner, other.namespace)
+		}
+	}
+	return ""
 }
 
 // mistakenOr finds entries that select namespaces beside entries that select pods where only both together make sense: the
