@@ -158,8 +158,8 @@ func (s *scene) oddTypes(g *guard) {
 	s.report(impliedIngress, severity, g.Key, g.root, "without policyTypes it isolates for ingress too%s; write policyTypes: [Egress] if only egress is meant", but)
 }
 
-// otherDirection compares the directions that a policy isolates with the one that its name begins or ends with. Ingress is
-// also what many call their gateway, so "to ingress" says nothing.
+// otherDirection compares the directions that a policy isolates with the one that its name begins or ends with, unless that
+// is what somebody concerned is called: ingress-nginx, egress-gateway.
 func (s *scene) otherDirection(g *guard) {
 	_, name, _ := strings.Cut(g.Key, " ")
 	words := tokens(name[strings.LastIndex(name, "/")+1:])
@@ -167,6 +167,9 @@ func (s *scene) otherDirection(g *guard) {
 		other := []string{"egress", "ingress"}[d]
 		named := len(words) > 1 && (words[len(words)-1] == word || words[0] == word) && !slices.Contains(words, other)
 		if !named || g.Isolates[d] || !g.Isolates[1-d] || g.count(policy.Direction(d)) > 0 || word == "ingress" && slices.Contains(words, "to") {
+			continue
+		}
+		if slices.ContainsFunc(s.parties(g), func(name string) bool { return slices.Contains(tokens(name), word) }) {
 			continue
 		}
 		remedy := "write rules for " + word

@@ -256,6 +256,18 @@ func namesOf(selector policy.Selector, pods []*group) []string {
 	return names
 }
 
+// parties are all names that people may call those by whom a policy is about.
+func (s *scene) parties(g *guard) []string {
+	names := append(namesOf(g.Subject, g.subjects), g.namespace)
+	for i := range g.Rules {
+		for _, p := range g.Rules[i].Peers {
+			names = append(names, namesOf(p.Selector, nil)...)
+			names = append(names, pinned(p.Selector)...)
+		}
+	}
+	return names
+}
+
 func workloadName(g *group) string {
 	return g.owner[strings.LastIndex(g.owner, "/")+1:]
 }
