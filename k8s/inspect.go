@@ -118,8 +118,11 @@ func PodLabels(pod *corev1.Pod, namespace map[string]string) map[string]string {
 	return podLabels(pod, namespace)
 }
 
-// NamespaceLabel is what a label of a namespace is called among the labels of its pods.
-func NamespaceLabel(key string) string { return labelNamespaceLabel + key }
+// Labels that pods of a Model have because of their namespace: its name, and, behind the prefix, its labels.
+const (
+	NamespaceNameLabel   = labelNamespace
+	NamespaceLabelPrefix = labelNamespaceLabel
+)
 
 // Nearest is the one of names that word may be a slip of; empty if there is none.
 func Nearest(word string, names []string) string { return nearest(word, slices.Clone(names)) }

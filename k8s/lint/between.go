@@ -81,7 +81,7 @@ func (s *scene) contained() {
 					wider = slices.Concat(sorted[names[0]], wider)
 				}
 				for _, outer := range wider {
-					if outer == inner || s.equal(inner.guard, outer.guard) || !s.within(inner, outer) || order[outer] > i && s.within(outer, inner) {
+					if outer == inner || !s.within(inner, outer) || s.equal(inner.guard, outer.guard) || order[outer] > i && s.within(outer, inner) {
 						continue
 					}
 					verb := "admits"

@@ -102,7 +102,7 @@ func (s *scene) noNamespace(selector, ofNamespace policy.Selector) (Severity, st
 		if slices.ContainsFunc(known, func(n string) bool { return (policy.Selector{r}).Matches(s.namespaces[n]) }) {
 			continue
 		}
-		key := strings.TrimPrefix(r.Key, k8s.NamespaceLabel(""))
+		key := strings.TrimPrefix(r.Key, k8s.NamespaceLabelPrefix)
 		for _, n := range known {
 			if value, has := s.namespaces[n][r.Key]; has && r.Op == policy.In && !builtin(key) {
 				return Warning, fmt.Sprintf("no namespace of the set has the label %s; namespace %s has %s=%s", describe(r), n, key, value), true

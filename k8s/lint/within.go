@@ -24,7 +24,7 @@ func selectorWithin(a, b policy.Selector) bool {
 
 // sameKey is the key of a requirement, the two names of a pod's namespace being one.
 func sameKey(key string) string {
-	if key == nameLabel() {
+	if key == nameLabel {
 		return namespaceKey
 	}
 	return key

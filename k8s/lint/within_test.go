@@ -25,7 +25,7 @@ func newWorld(t *testing.T) world {
 
 func (w world) labels() map[string]string {
 	labels := map[string]string{namespaceKey: pick(w, "a", "b")}
-	labels[nameLabel()] = labels[namespaceKey]
+	labels[nameLabel] = labels[namespaceKey]
 	for _, key := range []string{"x", "y"} {
 		if w.IntN(3) > 0 {
 			labels[key] = pick(w, "0", "1", "2")
@@ -39,7 +39,7 @@ func pick[T any](w world, from ...T) T { return from[w.IntN(len(from))] }
 func (w world) selector() policy.Selector {
 	var s policy.Selector
 	for range w.IntN(3) {
-		r := policy.Requirement{Key: pick(w, "x", "y", namespaceKey, nameLabel()), Op: policy.Operator(w.IntN(4))}
+		r := policy.Requirement{Key: pick(w, "x", "y", namespaceKey, nameLabel), Op: policy.Operator(w.IntN(4))}
 		if r.Op == policy.In || r.Op == policy.NotIn {
 			values := []string{"0", "1", "2"}
 			if aboutNamespace(r.Key) {

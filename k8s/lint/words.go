@@ -15,13 +15,14 @@ import (
 )
 
 // namespaceKey is the label that pods have with the name of their namespace, nameLabel the one that their namespace has.
-const namespaceKey = "io.kubernetes.pod.namespace"
-
-func nameLabel() string { return k8s.NamespaceLabel(corev1.LabelMetadataName) }
+const (
+	namespaceKey = k8s.NamespaceNameLabel
+	nameLabel    = k8s.NamespaceLabelPrefix + corev1.LabelMetadataName
+)
 
 // aboutNamespace says whether a key is one of the labels that pods have because of their namespace.
 func aboutNamespace(key string) bool {
-	return key == namespaceKey || strings.HasPrefix(key, k8s.NamespaceLabel(""))
+	return key == namespaceKey || strings.HasPrefix(key, k8s.NamespaceLabelPrefix)
 }
 
 // split takes a selector apart: what it asks of the namespace, and what of the pod.
@@ -39,7 +40,7 @@ func split(selector policy.Selector) (namespace, pod policy.Selector) {
 // pinned are the names of the only namespaces that a selector's pods can be of; nil if it does not say.
 func pinned(selector policy.Selector) []string {
 	for _, r := range selector {
-		if r.Op == policy.In && (r.Key == namespaceKey || r.Key == nameLabel()) {
+		if r.Op == policy.In && (r.Key == namespaceKey || r.Key == nameLabel) {
 			return r.Values
 		}
 	}
@@ -48,7 +49,7 @@ func pinned(selector policy.Selector) []string {
 
 // describe writes a requirement as kubectl would.
 func describe(r policy.Requirement) string {
-	key := strings.TrimPrefix(strings.TrimPrefix(r.Key, k8s.NamespaceLabel("")), "own::")
+	key := strings.TrimPrefix(strings.TrimPrefix(r.Key, k8s.NamespaceLabelPrefix), "own::")
 	switch r.Op {
 	case policy.Exists:
 		return key
