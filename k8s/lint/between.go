@@ -97,8 +97,10 @@ func (s *scene) contained() {
 	}
 }
 
+// within says whether all that a rule matches another one matches too, and decides. A policy under audit decides nothing for
+// those that are not.
 func (s *scene) within(inner, outer ruleRef) bool {
-	return selectorWithin(inner.guard.Subject, outer.guard.Subject) && ruleWithin(inner.rule(), outer.rule())
+	return (inner.guard.audited || !outer.guard.audited) && selectorWithin(inner.guard.Subject, outer.guard.Subject) && ruleWithin(inner.rule(), outer.rule())
 }
 
 // shadowed finds rules that admit nothing since a deny rule matches all of it: whatever pods there are, or with the pods of
@@ -131,7 +133,7 @@ func (s *scene) shadowed() {
 
 // withinHere is within for the pods that there are. It does not conclude anything about pods that there are not.
 func (s *scene) withinHere(inner, outer ruleRef) bool {
-	if s.partial || len(inner.guard.subjects) == 0 || !podsWithin(inner.guard.subjects, outer.guard.subjects) {
+	if s.partial || outer.guard.audited && !inner.guard.audited || len(inner.guard.subjects) == 0 || !podsWithin(inner.guard.subjects, outer.guard.subjects) {
 		return false
 	}
 	a, b := inner.rule(), outer.rule()
@@ -148,7 +150,9 @@ func podsWithin(a, b []*group) bool {
 }
 
 // equal says whether two policies say the same about the same pods.
-func (s *scene) equal(a, b *guard) bool { return a != b && a.content == b.content }
+func (s *scene) equal(a, b *guard) bool {
+	return a != b && a.content == b.content && a.audited == b.audited
+}
 
 // contentOf is all that a policy says, without its name. Of a policy with something that is not enforced, the model does
 // not have all that it says: it is equal to no other.
@@ -190,7 +194,7 @@ func below(longer, path string) bool {
 func (s *scene) duplicates() {
 	first := map[string]*guard{}
 	for _, g := range s.policies {
-		if earlier, twice := first[g.content]; twice {
+		if earlier, twice := first[g.content]; twice && earlier.audited == g.audited {
 			s.report(duplicatePolicy, Warning, g.Key, g.root, "says the same as %s of %s; remove one of them", earlier.root, earlier.Key)
 			continue
 		}

@@ -37,6 +37,9 @@ func (s *scene) statuses() {
 		}
 	}
 	for _, status := range s.status {
+		if status.Path == "metadata.annotations["+auditAnnotation+"]" {
+			continue // as asked for
+		}
 		rule, severity := readDifferently, Note
 		switch {
 		case status.Reason == k8s.ReasonUnsupported:

@@ -43,6 +43,7 @@ type guard struct {
 	*policy.Policy
 	root      string // "spec", "specs[1]"
 	content   string // all that it says
+	audited   bool   // it enforces nothing, so nothing of others rests on it
 	namespace string // that it belongs to; empty: all
 	subjects  []*group
 	peers     [][]*group // of rules, as far as they are pods
@@ -50,6 +51,9 @@ type guard struct {
 	suspect   []int      // rules that guard the other side
 	shadowed  []int      // rules that a deny rule takes all from
 }
+
+// auditAnnotation puts a policy under audit.
+const auditAnnotation = "weir.net/audit"
 
 // group is pods that are alike to policy: of one workload, with the same labels and ports.
 type group struct {
@@ -236,7 +240,7 @@ func declared(spec *corev1.PodSpec, path string) []containerPort {
 func (s *scene) guard(p *policy.Policy) *guard {
 	g := &guard{Policy: p, root: "spec", content: s.contentOf(p)}
 	if object := s.objects[p.Key]; object != nil {
-		g.namespace = object.GetNamespace()
+		g.namespace, g.audited = object.GetNamespace(), object.GetAnnotations()[auditAnnotation] == "true"
 	}
 	for i := range p.Rules {
 		g.root, _, _ = strings.Cut(p.Rules[i].Path, ".")
