@@ -24,7 +24,7 @@ const (
 	lintUnread   = 2 // the directory could not be read, or the flags are wrong
 )
 
-const lintHelp = `Usage: weir lint --manifests DIR [--output text|json|sarif] [--fail-on error|warning|note]
+const lintHelp = `Usage: weir lint --manifests DIR [--output text|json|sarif] [--fail-on error|warning|note] [flags]
        weir lint --rules
 
 Says about a directory of manifests what a careful reviewer would: selectors that select nothing, policies that guard the
@@ -48,6 +48,7 @@ func runLint(_ context.Context, args []string, _ io.Reader, stdout, stderr io.Wr
 	output := flags.String("output", "text", "`FORMAT`: text, json or sarif")
 	failOn := flags.String("fail-on", "warning", "`SEVERITY`: error, warning or note: exit with 1 from here on")
 	rules := flags.Bool("rules", false, "explain the rules instead")
+	reading := newPolicyFlags(flags)
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), lintHelp)
 		flags.PrintDefaults()
@@ -57,7 +58,11 @@ func runLint(_ context.Context, args []string, _ io.Reader, stdout, stderr io.Wr
 	} else if err != nil {
 		return lintUnread
 	}
-	code, err := lintDir(*manifests, *output, *failOn, flags.Args(), *rules, stdout)
+	options, err := reading.options()
+	code := lintUnread
+	if err == nil {
+		code, err = lintDir(*manifests, *output, *failOn, flags.Args(), *rules, options, stdout)
+	}
 	if err != nil {
 		for line := range strings.Lines(err.Error()) {
 			fmt.Fprintf(stderr, "weir lint: %s\n", strings.TrimSuffix(line, "\n"))
@@ -67,7 +72,7 @@ func runLint(_ context.Context, args []string, _ io.Reader, stdout, stderr io.Wr
 	return code
 }
 
-func lintDir(manifests, output, failOn string, rest []string, rules bool, stdout io.Writer) (int, error) {
+func lintDir(manifests, output, failOn string, rest []string, rules bool, options k8s.Options, stdout io.Writer) (int, error) {
 	least, err := lint.ParseSeverity(failOn)
 	switch {
 	case err != nil:
@@ -88,7 +93,7 @@ func lintDir(manifests, output, failOn string, rest []string, rules bool, stdout
 	if len(in.Files) == 0 {
 		return 0, fmt.Errorf("read manifests: %s has no files *.yaml, *.yml or *.json", manifests)
 	}
-	report, err := lint.Run(in, k8s.Options{})
+	report, err := lint.Run(in, options)
 	if err != nil {
 		return 0, err
 	}

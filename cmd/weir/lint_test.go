@@ -52,6 +52,7 @@ func TestLintSeedMended(t *testing.T) {
 const (
 	lintNote    = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: quiet}\nspec: {endpointSelector: {}, egress: [{}]}\n"
 	lintWarning = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: allow}\nspec: {endpointSelector: {}, ingress: [{}]}\n"
+	lintNodes   = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: nodes}\nspec: {endpointSelector: {}, ingress: [{fromNodes: [{}]}]}\n"
 	lintError   = "apiVersion: v1\nkind: Namespace\nmetadata: {name: Wrong}\n"
 )
 
@@ -71,6 +72,9 @@ func TestLintExitCodes(t *testing.T) {
 		{"text that is no YAML", "a: [", nil, lintFindings},
 		{"an error in JSON", lintError, []string{"--output", "json"}, lintFindings},
 		{"an error in SARIF", lintError, []string{"--output", "sarif"}, lintFindings},
+		{"nodes by label", lintNodes, nil, lintFindings},
+		{"nodes by label, admitted", lintNodes, []string{"--node-selector-labels"}, lintFine},
+		{"unknown reading", lintNote, []string{"--ipblock-match", "none"}, lintUnread},
 		{"unknown severity", lintNote, []string{"--fail-on", "all"}, lintUnread},
 		{"unknown output", lintNote, []string{"--output", "xml"}, lintUnread},
 		{"an argument", lintNote, []string{"more"}, lintUnread},

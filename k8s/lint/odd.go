@@ -26,7 +26,8 @@ func (s *scene) invalid() {
 	}
 }
 
-// statuses tells what is not enforced as written. What leaves a rule without effect is more than a note.
+// statuses tells what is not enforced as written. What leaves a rule without effect is more than a note, unless it is that
+// the set has nothing that a rule names: it may be the policies alone.
 func (s *scene) statuses() {
 	idle := map[string][]string{} // rules that match nothing, by object
 	for _, g := range s.policies {
@@ -41,11 +42,17 @@ func (s *scene) statuses() {
 			continue // as asked for
 		}
 		rule, severity := readDifferently, Note
-		switch {
-		case status.Reason == k8s.ReasonUnsupported:
-			rule, severity = unsupportedField, Error
-		case slices.ContainsFunc(idle[status.Object], func(path string) bool { return below(status.Path, path) }):
+		if slices.ContainsFunc(idle[status.Object], func(path string) bool { return below(status.Path, path) }) {
 			severity = Warning
+		}
+		switch status.Reason {
+		case k8s.ReasonUnsupported:
+			rule, severity = unsupportedField, Error
+		case k8s.ReasonUnresolved:
+			rule = unresolved
+			if s.partial || len(s.groups)+len(s.hosts) == 0 {
+				severity = Note
+			}
 		}
 		s.report(rule, severity, status.Object, status.Path, "%s", status.Message)
 	}

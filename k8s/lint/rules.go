@@ -15,6 +15,7 @@ const (
 	invalidObject     = "invalid-object"
 	unsupportedField  = "unsupported-field"
 	readDifferently   = "read-differently"
+	unresolved        = "unresolved-reference"
 	subjectNothing    = "subject-selects-nothing"
 	peerNothing       = "peer-selects-nothing"
 	orInsteadOfAnd    = "or-instead-of-and"
@@ -48,6 +49,8 @@ func Rules() []Rule {
 			"weir judges packets by addresses, protocols and ports. A rule that asks for more isolates its subjects as it says and admits nothing; a deny rule denies all that it could mean. Do what the finding proposes instead."},
 		{readDifferently, Note, "The field is read otherwise than it looks",
 			"weir, or Cilium, gives this field a meaning that readers do not expect. Write what you mean in the way that the finding proposes. A warning if it leaves the rule without effect."},
+		{unresolved, Warning, "The field names what the set does not have",
+			"The Service, the CIDR group or the addresses that this field stands for are not among the objects, so it matches nothing until they are. Add the object, or correct the name. A note if the rule has other peers, or if the set has no workloads and may be the policies alone."},
 		{subjectNothing, Warning, "The policy selects no pod",
 			"No pod or workload of the set has the labels that the policy's own selector asks for, so it guards nothing. Correct the labels, or add the workload to the set. A note if the set may merely lack the workload."},
 		{peerNothing, Warning, "A peer selector selects no pod",
