@@ -41,7 +41,9 @@ func TestLintIsRight(t *testing.T) {
 	for n := range setting(t, "WEIR_RANDOM_WORLDS", lintWorlds) {
 		w := newWorld(rand.New(rand.NewPCG(seed, n)))
 		for len(w.policies) < lintPolicies {
-			w.policies = append(w.policies, newWorld(w.Rand).policies...)
+			if more := newWorld(w.Rand); more.options.NodeSelectorLabels == w.options.NodeSelectorLabels {
+				w.policies = append(w.policies, more.policies...)
+			}
 		}
 		w.policies = distinct(w.policies)
 		dir := manifests(t, map[string]string{"cluster.yaml": w.cluster, "policies.yaml": strings.Join(w.policies, "---\n")})
@@ -49,7 +51,7 @@ func TestLintIsRight(t *testing.T) {
 		if err != nil || len(in.Problems) > 0 {
 			t.Fatal(err, in.Problems)
 		}
-		report, err := lint.Run(in, k8s.Options{})
+		report, err := lint.Run(in, w.options)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -97,10 +97,10 @@ func (s *scene) contained() {
 	}
 }
 
-// within says whether all that a rule matches another one matches too, and decides. A policy under audit decides nothing for
-// those that are not.
+// within says whether all that a rule matches another one matches too, and decides, on every node. A policy under audit
+// decides nothing for those that are not.
 func (s *scene) within(inner, outer ruleRef) bool {
-	return (inner.guard.audited || !outer.guard.audited) && selectorWithin(inner.guard.Subject, outer.guard.Subject) && ruleWithin(inner.rule(), outer.rule())
+	return (inner.guard.audited || !outer.guard.audited) && !s.varies[outer.guard.Key+" "+outer.rule().Path] && selectorWithin(inner.guard.Subject, outer.guard.Subject) && ruleWithin(inner.rule(), outer.rule())
 }
 
 // shadowed finds rules that admit nothing since a deny rule matches all of it: whatever pods there are, or with the pods of
@@ -133,7 +133,7 @@ func (s *scene) shadowed() {
 
 // withinHere is within for the pods that there are. It does not conclude anything about pods that there are not.
 func (s *scene) withinHere(inner, outer ruleRef) bool {
-	if s.partial || outer.guard.audited && !inner.guard.audited || len(inner.guard.subjects) == 0 || !podsWithin(inner.guard.subjects, outer.guard.subjects) {
+	if s.partial || outer.guard.audited && !inner.guard.audited || s.varies[outer.guard.Key+" "+outer.rule().Path] || len(inner.guard.subjects) == 0 || !podsWithin(inner.guard.subjects, outer.guard.subjects) {
 		return false
 	}
 	a, b := inner.rule(), outer.rule()

@@ -211,3 +211,25 @@ func TestIgnoredFindingsAreCounted(t *testing.T) {
 		t.Errorf("%v: SARIF has what is ignored", err)
 	}
 }
+
+// A rule about nodes is about the other ones on each node. One that names the first node matches nothing there, and something
+// everywhere else.
+func TestRulesAboutNodesAreJudgedForAllNodes(t *testing.T) {
+	const nodes = "apiVersion: v1\nkind: Node\nmetadata: {name: n%d, labels: {zone: z%d}}\nspec: {podCIDR: 10.42.%d.0/24}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.%d}]}\n---\n"
+	for zone, want := range map[string]int{"z1": 0, "z2": 0, "z3": 1} {
+		text := fmt.Sprintf(nodes, 1, 1, 1, 1) + fmt.Sprintf(nodes, 2, 2, 2, 2) +
+			"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}\nspec: {endpointSelector: {}, ingress: [{fromNodes: [{matchLabels: {zone: " + zone + "}}]}]}\n"
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		in, err := k8s.Inspect(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		report, err := Run(in, k8s.Options{NodeSelectorLabels: true})
+		if err != nil || len(report.Findings) != want {
+			t.Errorf("zone %s: %v, findings %+v, want %d", zone, err, report.Findings, want)
+		}
+	}
+}

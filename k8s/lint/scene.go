@@ -5,6 +5,7 @@ package lint
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -33,7 +34,8 @@ type scene struct {
 	problems   []*k8s.Problem
 	partial    bool
 
-	trees    map[string]any // of objects, by name
+	varies   map[string]bool // rules that are about other nodes on each node, by object and path
+	trees    map[string]any  // of objects, by name
 	findings []Finding
 	ignored  int
 }
@@ -76,14 +78,14 @@ func (p containerPort) String() string { return fmt.Sprintf("%s %d", protocolNam
 
 func newScene(in *k8s.Inspection, opts k8s.Options) (*scene, error) {
 	s := &scene{in: in, objects: map[string]metav1.Object{}, namespaces: map[string]map[string]string{}, labelled: map[string]bool{},
-		inside: map[string][]*group{}, hidden: map[string]bool{}, trees: map[string]any{}, problems: in.Problems}
+		inside: map[string][]*group{}, hidden: map[string]bool{}, varies: map[string]bool{}, trees: map[string]any{}, problems: in.Problems}
 	for name, object := range in.Objects.All() {
 		s.objects[name] = object
 	}
 	objs := k8s.Expand(oneOfEach(in.Objects))
 	s.pods(objs)
 	s.names = sortedKeys(s.namespaces)
-	model, statuses, err := k8s.Translate(objs, objs.Nodes[0].Name, opts)
+	model, statuses, err := s.translate(objs, opts)
 	if found := k8s.Problems(err); len(found) > 0 {
 		// What is wrong with some objects only translation sees; the others have a right to be judged.
 		s.problems = append(slices.Clone(s.problems), found...)
@@ -91,8 +93,7 @@ func newScene(in *k8s.Inspection, opts k8s.Options) (*scene, error) {
 		for _, p := range found {
 			names = append(names, p.Object)
 		}
-		objs = objs.Without(names)
-		model, statuses, err = k8s.Translate(objs, objs.Nodes[0].Name, opts)
+		model, statuses, err = s.translate(objs.Without(names), opts)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("translate manifests: %w", err)
@@ -106,6 +107,30 @@ func newScene(in *k8s.Inspection, opts k8s.Options) (*scene, error) {
 		s.policies = append(s.policies, s.guard(&model.Policies[i]))
 	}
 	return s, nil
+}
+
+// translate makes a model that holds on every node. Rules about nodes are about the others only; what two nodes see taken
+// together are all of them, and what both are told holds for all.
+func (s *scene) translate(objs *k8s.Objects, opts k8s.Options) (*policy.Model, []k8s.Status, error) {
+	model, statuses, err := k8s.Translate(objs, objs.Nodes[0].Name, opts)
+	if err != nil || len(objs.Nodes) == 1 {
+		return model, statuses, err
+	}
+	other, told, err := k8s.Translate(objs, objs.Nodes[1].Name, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range model.Policies {
+		for j := range model.Policies[i].Rules {
+			r, also := &model.Policies[i].Rules[j], other.Policies[i].Rules[j].Peers
+			if reflect.DeepEqual(r.Peers, also) {
+				continue
+			}
+			r.Peers = slices.Concat(r.Peers, also)
+			s.varies[model.Policies[i].Key+" "+r.Path] = true
+		}
+	}
+	return model, slices.DeleteFunc(statuses, func(status k8s.Status) bool { return !slices.Contains(told, status) }), nil
 }
 
 // oneOfEach asks every workload for a pod, also those that are scaled down, and for one only where they are all alike.
