@@ -3,33 +3,171 @@
 package policy
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
 	"testing"
 )
 
-func BenchmarkCompile(b *testing.B) {
-	for _, policies := range []int{1, 1000, 10000} {
-		b.Run(fmt.Sprintf("policies=%d", policies), func(b *testing.B) {
-			m := Synthetic(policies, 10000, 250, 1)
-			b.ReportAllocs()
+// The limit of the adversarial clusters' images: the largest that a node can be given room for.
+const benchMaxImage = 64 << 20
+
+// benchCluster is a model to plan for, and how large its image may become.
+type benchCluster struct {
+	name  string
+	limit int
+	model func() *Model
+}
+
+func realistic() []benchCluster {
+	return []benchCluster{
+		{"pods=10000", 0, func() *Model { return Synthetic(10000, 10000, 250, 1) }},
+		{"pods=50000", 0, func() *Model { return replicated(Synthetic(10000, 10000, 250, 1), 5) }},
+	}
+}
+
+func adversarial() []benchCluster {
+	return []benchCluster{
+		{"overlapping-selectors", benchMaxImage, func() *Model { return overlappingSelectors(10000, 250) }},
+		{"port-ranges", benchMaxImage, func() *Model { return portRanges(10000, 250) }},
+		{"nested-cidrs", benchMaxImage, func() *Model { return nestedCIDRs(10000, 250, 20000) }},
+		{"named-ports", benchMaxImage, func() *Model { return namedPortsPerPod(10000, 250) }},
+	}
+}
+
+// What it takes to plan for a cluster of which nothing is known yet, and how large the result is.
+func BenchmarkScratch(b *testing.B) {
+	for _, c := range slices.Concat(realistic(), adversarial()) {
+		b.Run(c.name, func(b *testing.B) {
+			m := c.model()
+			peak := resetPeak()
+			var p *Planner
+			var plan *Plan
+			var err error
 			for b.Loop() {
-				c, err := Build(m)
-				if err != nil {
+				p = NewPlanner()
+				p.MaxImage = c.limit
+				if plan, err = p.Plan(m); err != nil && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrTooMany) {
 					b.Fatal(err)
 				}
-				b.ReportMetric(float64(c.Image.Size()), "image-bytes")
-				b.ReportMetric(float64(c.Image.u32(offKeysLen)), "key-bytes")
 			}
+			if err != nil {
+				b.Logf("refused: %v", err)
+				return
+			}
+			p.Commit(plan)
+			reportSizes(b, plan.Final)
+			b.ReportMetric(peak(), "peak-MB")
+			runtime.GC()
+			var stats runtime.MemStats
+			runtime.ReadMemStats(&stats)
+			b.ReportMetric(float64(stats.HeapAlloc)/1e6, "heap-MB")
+			runtime.KeepAlive(p)
+			runtime.KeepAlive(m)
 		})
 	}
 }
 
-func BenchmarkLookup(b *testing.B) {
-	c, err := Build(Synthetic(1000, 10000, 250, 1))
-	if err != nil {
-		b.Fatal(err)
+// One policy that selects local pods changes its peers and ports, and back.
+func BenchmarkPolicyEdit(b *testing.B) {
+	for _, c := range realistic() {
+		b.Run(c.name, func(b *testing.B) {
+			m := c.model()
+			at := policyOfLocalPod(b, m)
+			was := m.Policies[at].Rules
+			edited := slices.Clone(was)
+			edited[0].Ports = []PortMatch{{Protocol: TCP, First: 4711, Last: 4712}}
+			edited[0].Peers = []Peer{{Kind: PeerSelector, Selector: Selector{
+				{Key: namespaceLabel, Op: In, Values: []string{"ns-1"}}, {Key: "tier", Op: In, Values: []string{"api"}},
+			}}}
+			benchSteps(b, m, func(i int) *Model {
+				next := *m
+				next.Policies = slices.Clone(m.Policies)
+				if next.Policies[at].Rules = was; i%2 == 0 {
+					next.Policies[at].Rules = edited
+				}
+				return &next
+			}, func(plan *Plan) bool { return plan.Swap })
+		})
 	}
+}
+
+// A policy that names prefixes nobody named before changes what identities remember.
+func BenchmarkPolicyEditNewCIDR(b *testing.B) {
+	for _, c := range realistic() {
+		b.Run(c.name, func(b *testing.B) {
+			m := c.model()
+			at := policyOfLocalPod(b, m)
+			benchSteps(b, m, func(i int) *Model {
+				next := *m
+				next.Policies = slices.Clone(m.Policies)
+				rules := slices.Clone(m.Policies[at].Rules)
+				cidr := netip.PrefixFrom(addrIn(100, 64, i, 0), 24)
+				rules[0].Peers = []Peer{{Kind: PeerCIDR, CIDR: cidr, MatchPods: true, MatchNodes: true}}
+				next.Policies[at].Rules = rules
+				return &next
+			}, func(plan *Plan) bool { return plan.Swap })
+		})
+	}
+}
+
+// One pod comes whose identity is new: an image is due, with its class and, if it is local, its rows.
+func BenchmarkPodOfNewIdentity(b *testing.B) {
+	for _, c := range realistic() {
+		b.Run(c.name, func(b *testing.B) {
+			m := c.model()
+			benchSteps(b, m, func(i int) *Model {
+				next := *m
+				pod := m.Pods[0]
+				pod.Name, pod.UID, pod.Addrs = "another", "another", []netip.Addr{mustAddr("10.32.250.250")}
+				pod.Labels = map[string]string{"app": "app-1", "tier": "api", "version": fmt.Sprint("new-", i), namespaceLabel: syntheticNamespace(0)}
+				next.Pods = append(slices.Clip(m.Pods), pod)
+				return &next
+			}, func(plan *Plan) bool { return plan.Interim != nil })
+		})
+	}
+}
+
+// One pod comes, or goes, whose identity other pods have: no image is due. The model is given whole.
+func BenchmarkPodOfKnownIdentityWhole(b *testing.B) {
+	for _, c := range realistic() {
+		b.Run(c.name, func(b *testing.B) {
+			m := c.model()
+			with := *m
+			pod := m.Pods[0]
+			pod.Name, pod.UID, pod.Addrs = "another", "another", []netip.Addr{mustAddr("10.32.250.250")}
+			with.Pods = append(slices.Clip(m.Pods), pod)
+			benchSteps(b, m, func(i int) *Model {
+				if i%2 == 0 {
+					return &with
+				}
+				return m
+			}, func(plan *Plan) bool { return plan.Interim == nil && !plan.Swap })
+		})
+	}
+}
+
+// Two compiled models of one node that differ in one policy of many subjects are compared.
+func BenchmarkDiff(b *testing.B) {
+	m := Synthetic(10000, 10000, 250, 1)
+	next := *m
+	next.Policies = append(slices.Clip(m.Policies), Policy{
+		Key: "CiliumClusterwideNetworkPolicy everybody", Rules: []Rule{{Path: "spec.ingressDeny[0]", Action: Deny,
+			Peers: []Peer{{Kind: PeerSelector, Selector: labels("app", In, "app-7")}}, Ports: []PortMatch{tcp(9090, 9090)}}},
+	})
+	old, now := build(b, m), build(b, &next)
+	for b.Loop() {
+		b.ReportMetric(float64(len(Diff(old, now))), "changes")
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	c := build(b, Synthetic(1000, 10000, 250, 1))
 	i := 0
 	for b.Loop() {
 		e := &c.Endpoints[i%len(c.Endpoints)]
@@ -38,24 +176,77 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
-// A pod whose identity is known costs no image.
-func BenchmarkPlanPodComes(b *testing.B) {
-	m := Synthetic(1000, 10000, 250, 1)
+// benchSteps plans and commits one model after the other; each plan must be of the kind that the bench is about.
+func benchSteps(b *testing.B, m *Model, model func(int) *Model, kind func(*Plan) bool) {
 	p := NewPlanner()
-	plan, err := p.Plan(m)
-	if err != nil {
-		b.Fatal(err)
-	}
-	p.Commit(plan)
-	pod := m.Pods[0]
-	pod.Name, pod.UID, pod.Addrs = "another", "another", []netip.Addr{mustAddr("10.64.0.254")}
-	m.Pods = append(m.Pods, pod)
-	for b.Loop() {
-		if plan, err = p.Plan(m); err != nil {
+	for range 2 { // what rests after the first plan rests no more
+		plan, err := p.Plan(m)
+		if err != nil {
 			b.Fatal(err)
 		}
-		if plan.Interim != nil || plan.Swap {
-			b.Fatal("the plan has an image")
+		p.Commit(plan)
+	}
+	runtime.GC()
+	peak := resetPeak()
+	i := 0
+	for b.Loop() {
+		plan, err := p.Plan(model(i))
+		if err != nil {
+			b.Fatal(err)
 		}
+		if !kind(plan) {
+			b.Fatalf("step %d: interim %v, swap %v", i, plan.Interim != nil, plan.Swap)
+		}
+		p.Commit(plan)
+		i++
+	}
+	b.ReportMetric(peak(), "peak-MB")
+}
+
+func policyOfLocalPod(b *testing.B, m *Model) int {
+	i := slices.IndexFunc(m.Policies, func(p Policy) bool {
+		return len(p.Rules) > 1 && slices.ContainsFunc(m.Pods, func(pod Pod) bool { return pod.Node == m.Node && p.Subject.Matches(pod.Labels) })
+	})
+	if i < 0 {
+		b.Fatal("no policy selects a local pod")
+	}
+	return i
+}
+
+func reportSizes(b *testing.B, c *Compiled) {
+	single := 0
+	blocks := map[netip.Prefix]bool{}
+	for i := range c.Addresses {
+		p := c.Addresses[i].Prefix
+		if !p.Addr().Is4() {
+			continue
+		}
+		single++
+		for _, bits := range []int{16, 24} {
+			if p.Bits() > bits {
+				blocks[netip.PrefixFrom(p.Addr(), bits).Masked()] = true
+			}
+		}
+	}
+	b.ReportMetric(float64(c.Image.Size()), "image-bytes")
+	b.ReportMetric(float64(c.Image.u32(offKeysLen)), "key-bytes")
+	b.ReportMetric(float64(c.Image.Rows()), "rows")
+	b.ReportMetric(float64(c.Image.Identities()), "identities")
+	b.ReportMetric(float64(single), "addresses")
+	b.ReportMetric(float64(65536*8+len(blocks)*256*8), "trie-bytes") // the first level and its blocks of 256
+}
+
+// resetPeak lets the peak of the process's memory begin anew; the function returned tells it, in MB.
+func resetPeak() func() float64 {
+	os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
+	return func() float64 {
+		status, _ := os.ReadFile("/proc/self/status")
+		_, after, _ := bytes.Cut(status, []byte("VmHWM:"))
+		fields := bytes.Fields(after)
+		if len(fields) == 0 {
+			return 0
+		}
+		kb, _ := strconv.Atoi(string(fields[0]))
+		return float64(kb) / 1000
 	}
 }
