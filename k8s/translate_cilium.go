@@ -30,7 +30,7 @@ func (t *translator) ciliumSpec(p metav1.Object, kind string, spec *CiliumRule, 
 			"policy for nodes is not enforced: weir guards pods; guard the node itself with its own firewall")
 		return
 	}
-	out := policy.Policy{Key: object, Subject: subject(spec.EndpointSelector, namespace)}
+	out := policy.Policy{Key: object, Namespace: namespace, Subject: subject(spec.EndpointSelector, namespace)}
 	out.Isolates[policy.Ingress] = len(spec.Ingress)+len(spec.IngressDeny) > 0
 	out.Isolates[policy.Egress] = len(spec.Egress)+len(spec.EgressDeny) > 0
 	if d := spec.EnableDefaultDeny; d != nil {

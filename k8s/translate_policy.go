@@ -14,7 +14,7 @@ import (
 )
 
 func (t *translator) networkPolicy(p *networkingv1.NetworkPolicy) {
-	out := policy.Policy{Key: name("NetworkPolicy", p)}
+	out := policy.Policy{Key: name("NetworkPolicy", p), Namespace: p.Namespace}
 	out.Subject = append(inNamespace(p.Namespace), podRequirements(&p.Spec.PodSelector)...)
 	out.Isolates = [2]bool{policy.Ingress: true, policy.Egress: len(p.Spec.Egress) > 0}
 	if len(p.Spec.PolicyTypes) > 0 {

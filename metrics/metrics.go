@@ -27,6 +27,7 @@ type Metrics struct {
 	unattached      prometheus.Gauge
 	nodes           prometheus.Gauge
 	unenforceable   prometheus.Gauge
+	oversized       prometheus.Gauge
 	attachments     *prometheus.GaugeVec
 }
 
@@ -52,6 +53,7 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 		unattached:      gauge("endpoints_without_interface", "Pods of this node whose interface has not been found."),
 		nodes:           gauge("nodes", "Nodes of the cluster."),
 		unenforceable:   gauge("unenforceable_rules", "Rules that cannot be enforced exactly; they admit nothing."),
+		oversized:       gauge("oversized_namespaces", "Namespaces whose policies are too large; the pods they select are isolated. The cluster-wide policies count as one."),
 		attachments: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_attachments", Help: "Interfaces that a program is attached to.",
 		}, []string{"hook"}),
@@ -69,7 +71,7 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 	})
 	info.Set(1)
 	m.registry.MustRegister(m.applies, m.applyFailures, m.lastApply, manifestsError, m.imageBytes, m.imageGeneration,
-		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.attachments, info, newCollector(datapath))
+		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.oversized, m.attachments, info, newCollector(datapath))
 	return m
 }
 
@@ -94,6 +96,9 @@ func (m *Metrics) ApplyFailed() { m.applyFailures.Inc() }
 
 // Unenforceable notes how many rules of the enforced manifests admit nothing because they cannot be enforced.
 func (m *Metrics) Unenforceable(rules int) { m.unenforceable.Set(float64(rules)) }
+
+// Oversized notes how many namespaces' policies are too large, so that the pods they select are isolated.
+func (m *Metrics) Oversized(namespaces int) { m.oversized.Set(float64(namespaces)) }
 
 // Interfaces notes how many pods have no interface yet, and how many interfaces each hook's program is on.
 func (m *Metrics) Interfaces(missing int, attached map[string]int) {

@@ -54,6 +54,7 @@ func TestScrapeIsAsDocumented(t *testing.T) {
 		rules: map[Rule]Traffic{{"CiliumNetworkPolicy default/frontend-to-backend", "spec.ingress[0]"}: {7, 7000}},
 	}, func() bool { return true }, "v0.0.0-test")
 	m.Unenforceable(2)
+	m.Oversized(1)
 	m.Interfaces(1, map[string]int{"pod_rx": 3, "underlay_rx": 1})
 	m.ApplyFailed()
 	code, got := scrape(m)

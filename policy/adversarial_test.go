@@ -38,7 +38,7 @@ func replicated(m *Model, times int) *Model {
 // adversary is a namespaced policy for ingress of one app of a namespace.
 func adversary(ns, app, i int, rules []Rule) Policy {
 	return Policy{
-		Key: fmt.Sprintf("NetworkPolicy %s/adversary-%d", syntheticNamespace(ns), i), Isolates: [2]bool{true},
+		Key: fmt.Sprintf("NetworkPolicy %s/adversary-%d", syntheticNamespace(ns), i), Namespace: syntheticNamespace(ns), Isolates: [2]bool{true},
 		Subject: Selector{
 			{Key: namespaceLabel, Op: In, Values: []string{syntheticNamespace(ns)}}, {Key: "app", Op: In, Values: []string{fmt.Sprintf("app-%d", app)}},
 		},

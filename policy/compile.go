@@ -24,6 +24,7 @@ func Compile(m *Model, n *Numbers) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
+	policies = closing(policies, n.Charged)
 	owners, err := resolve(m, &n.Vocabulary)
 	if err != nil {
 		return nil, err
@@ -149,7 +150,7 @@ type compiler struct {
 	rules  []compiledRule
 	byRule map[ruleRef]int32
 	out    writer
-	cost   map[string]int // namespace → bytes
+	costs  []rowCost
 
 	portParts, peerParts partition
 }
@@ -211,16 +212,19 @@ func (p listPool) get(all bool, members []int32) *list {
 func compileImage(node string, policies []Policy, options Options, n *Numbers) (*Image, error) {
 	c := &compiler{
 		policies: policies, options: options, n: n, all: newPopulation(n.Identities, nil), locals: localPopulation(n.Identities),
-		lists: listPool{}, byRule: map[ruleRef]int32{}, cost: map[string]int{},
+		lists: listPool{}, byRule: map[ruleRef]int32{},
 	}
 	c.selected = selection(policies, c.locals)
 	if err := c.divide(); err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
 	limit := cmp.Or(n.MaxImage, DefaultMaxImage)
-	identities, err := c.rows(limit)
+	identities, written, err := c.rows(limit)
 	if err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
+	}
+	if written > limit {
+		return nil, fmt.Errorf("compile: %w", c.tooLarge(written, limit))
 	}
 	k := newKeys(node, policies, options, n)
 	bytes, err := c.out.image(n.Generation, identities, c.ports, k)
@@ -228,23 +232,9 @@ func compileImage(node string, policies []Policy, options Options, n *Numbers) (
 		return nil, fmt.Errorf("compile: %w", err)
 	}
 	if len(bytes) > limit {
-		return nil, c.tooLarge(len(bytes), limit)
+		return nil, fmt.Errorf("compile: %w", c.tooLarge(len(bytes), limit))
 	}
 	return &Image{bytes: bytes, keys: k}, nil
-}
-
-func (c *compiler) tooLarge(size, limit int) error {
-	names := slices.SortedFunc(maps.Keys(c.cost), func(a, b string) int {
-		return cmp.Or(cmp.Compare(c.cost[b], c.cost[a]), cmp.Compare(a, b))
-	})
-	var b strings.Builder
-	for i, ns := range names[:min(3, len(names))] {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%s (%d bytes)", ns, c.cost[ns])
-	}
-	return fmt.Errorf("%w: %d bytes, the limit is %d; the policies of these namespaces cost most: %s", ErrTooLarge, size, limit, b.String())
 }
 
 // divide finds the peer classes and the port classes.
@@ -252,21 +242,7 @@ func (c *compiler) divide() error {
 	sets := map[string][]int32{}
 	ranges := map[portRange]bool{}
 	for i := range c.policies {
-		if len(c.selected[i]) == 0 {
-			continue
-		}
-		for _, r := range c.policies[i].Rules {
-			for j := range r.Peers {
-				if p := &r.Peers[j]; !p.matchesAll() {
-					if key := peerKey(p); sets[key] == nil {
-						sets[key] = c.all.matching(p)
-					}
-				}
-			}
-			for _, p := range r.Ports {
-				c.divideBy(&r, &p, c.selected[i], sets, ranges)
-			}
-		}
+		c.dividePolicy(int32(i), sets, ranges)
 	}
 	standing := hostPeer()
 	sets[peerKey(&standing)] = c.all.matching(&standing)
@@ -290,15 +266,33 @@ func (c *compiler) divide() error {
 	})
 	c.peerClass = make([]uint16, len(order))
 	c.peerCount = c.peerParts.compact(order, c.peerClass)
-	if c.peerCount > 0xffff {
-		return fmt.Errorf("divide peers: %w kinds of identities: %d classes", ErrTooMany, c.peerCount)
+	if c.peerCount > maxClasses {
+		return c.tooManyPeers()
 	}
-	var err error
-	if c.ports, err = newPortSpace(ranges); err != nil {
-		return err
+	if c.ports = newPortSpace(ranges); c.ports.count > maxClasses {
+		return c.tooManyPorts(c.ports.count)
 	}
 	c.stamp = make([]int32, c.peerCount)
 	return nil
+}
+
+// dividePolicy adds the sets of peers and the ranges of ports that a policy of local pods tells apart.
+func (c *compiler) dividePolicy(i int32, sets map[string][]int32, ranges map[portRange]bool) {
+	if len(c.selected[i]) == 0 {
+		return
+	}
+	for _, r := range c.policies[i].Rules {
+		for j := range r.Peers {
+			if p := &r.Peers[j]; !p.matchesAll() {
+				if key := peerKey(p); sets[key] == nil {
+					sets[key] = c.all.matching(p)
+				}
+			}
+		}
+		for _, p := range r.Ports {
+			c.divideBy(&r, &p, c.selected[i], sets, ranges)
+		}
+	}
 }
 
 // largestSets lists, for each identity, the ranks of the largest sets that contain it: rank 0 is the largest set.

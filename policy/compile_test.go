@@ -3,11 +3,9 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
-	"strings"
 	"testing"
 )
 
@@ -40,30 +38,6 @@ func TestModelsThatAreRefused(t *testing.T) {
 
 func refusedPolicy(peers ...Peer) []Policy {
 	return []Policy{{Key: "p", Rules: []Rule{{Path: "r", Peers: peers, Ports: []PortMatch{AnyPort}}}}}
-}
-
-func TestTooLargeImageNamesTheCostliestNamespaces(t *testing.T) {
-	m := Synthetic(50, 200, 100, 1)
-	for i := range m.Pods {
-		if m.Pods[i].Node != "node-0" || m.Pods[i].Namespace != "ns-1" {
-			continue
-		}
-		for port := range uint16(300) {
-			m.Policies = append(m.Policies, Policy{Key: fmt.Sprintf("hog %d %d", i, port), Subject: labels("app", In, m.Pods[i].Labels["app"]), Isolates: [2]bool{true},
-				Rules: []Rule{{Path: "r", Peers: []Peer{pods(namespaceLabel, In, "ns-1")}, Ports: []PortMatch{tcp(port*3, port*3+port)}}}})
-			m.Policies[len(m.Policies)-1].Subject = append(m.Policies[len(m.Policies)-1].Subject, labels(namespaceLabel, In, "ns-1")...)
-		}
-	}
-	p := NewPlanner()
-	p.MaxImage = 200 << 10
-	_, err := p.Plan(m)
-	if !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "cost most: ns-1 (") {
-		t.Errorf("%v", err)
-	}
-	p.MaxImage = 0
-	if _, err := p.Plan(m); err != nil {
-		t.Error(err)
-	}
 }
 
 // Past the last number, rules share it, and their verdicts stay right.

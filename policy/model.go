@@ -109,14 +109,19 @@ const MaxPriority = 1000
 // Policy is one policy object, or one of the specs of an object that has several.
 type Policy struct {
 	// Key names the object for people and metrics: "CiliumNetworkPolicy default/frontend-to-backend".
-	Key  string
-	Tier Tier `json:",omitempty"`
+	Key string
+	// Namespace is the object's; empty for a cluster-wide one. It is charged for what its policies cost.
+	Namespace string `json:",omitempty"`
+	Tier      Tier   `json:",omitempty"`
 	// Priority orders the policies of an ordered tier, the lowest first; equal ones go by Key. TierNormal does not read it.
 	Priority int32    `json:",omitempty"`
 	Subject  Selector // of pods; the namespace is already a requirement of it
 	// Isolates says, by direction, whether a pod that Subject matches is denied all that no rule admits.
 	Isolates [2]bool
-	Rules    []Rule // in an ordered tier, the first of a direction that matches decides
+	// Closed says, by direction, that nothing admits anything to a pod that Subject matches, whatever policy it stands in:
+	// what stands for policies that are too large. The node's standing permission holds unless a rule denies the host.
+	Closed [2]bool `json:",omitzero"`
+	Rules  []Rule  // in an ordered tier, the first of a direction that matches decides
 }
 
 // Rule admits or denies, in one direction, traffic between the policy's subjects and Peers on Ports. Peers are ORed, Ports

@@ -32,6 +32,7 @@ type Numbers struct {
 	Endpoints  map[PodName]uint16
 	Nodes      map[string]uint16
 	Tenancies  map[netip.Addr]Tenancy
+	Charged    map[string]bool // namespaces whose policies are too large, and closed
 }
 
 // Definition is what an identity number means.

@@ -12,6 +12,8 @@ type Plan struct {
 	Final   *Compiled
 	// Swap is false if Final.Image is the image that is already live: the one before the plan, or Interim.
 	Swap bool
+	// Overflow lists the namespaces whose policies Final does not hold because they are too large, sorted.
+	Overflow []Overflow
 
 	next *state // the planner's, once the plan is carried out
 }

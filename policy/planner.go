@@ -3,8 +3,6 @@
 package policy
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -37,9 +35,11 @@ type trial struct {
 type state struct {
 	image    *Image
 	numbers  *Numbers // those the live image defines, and all slots
+	node     string
 	policies []Policy
-	text     []byte // policies and options, for comparison
 	options  Options
+	asked    []Policy   // policies before any was closed; nil if nobody knows
+	overflow []Overflow // why some are
 
 	identities map[string]uint32 // every number the live image defines, by identityName
 	inUse      map[string]bool   // those that addresses have
@@ -61,7 +61,7 @@ func (p *Planner) Restore(img *Image) {
 	k := img.keys
 	n := k.numbers(img.Generation())
 	s := &state{
-		image: img, numbers: n, policies: k.Policies, options: k.Options, text: policyText(k.Node, k.Policies, k.Options),
+		image: img, numbers: n, policies: k.Policies, options: k.Options, node: k.Node,
 		identities: identityNames(n.Identities), inUse: map[string]bool{}, rulesInUse: map[RuleName]bool{},
 		addresses: map[netip.Prefix]Address{},
 	}
@@ -112,19 +112,6 @@ func (p *Planner) Commit(plan *Plan) {
 	p.live, p.tried = plan.next, trial{}
 }
 
-// policyText is equal for equal policies of a node.
-func policyText(node string, policies []Policy, options Options) []byte {
-	text, err := json.Marshal(struct {
-		Node     string
-		Policies []Policy
-		Options  Options
-	}{node, policies, options})
-	if err != nil {
-		panic(fmt.Sprintf("policies without functions or channels do not marshal: %v", err))
-	}
-	return text
-}
-
 // identityName names a definition in the planner's pool.
 func identityName(d *Definition) string {
 	if d.Name != "" {
@@ -146,7 +133,7 @@ type planning struct {
 	*Planner
 	model    *Model
 	policies []Policy
-	text     []byte
+	charged  map[string]Overflow
 	changed  bool // policies, options or the node
 	owners   []*owner
 
@@ -164,9 +151,17 @@ func (p *Planner) Plan(m *Model) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &planning{Planner: p, model: m, policies: policies, text: policyText(m.Node, policies, m.Options)}
+	return p.fitting(policies, func(policies []Policy, charged map[string]Overflow) (*Plan, error) {
+		return p.attempt(m, policies, charged)
+	})
+}
+
+// attempt is a plan with the policies of some namespaces closed.
+func (p *Planner) attempt(m *Model, policies []Policy, charged map[string]Overflow) (*Plan, error) {
+	var err error
+	g := &planning{Planner: p, model: m, policies: policies, charged: charged}
 	live := p.live
-	g.changed = live == nil || !bytes.Equal(g.text, live.text)
+	g.changed = live == nil || live.node != m.Node || live.options != m.Options || !equalPolicies(live.policies, policies)
 	words := Vocabulary{}
 	switch {
 	case live == nil:
@@ -180,7 +175,10 @@ func (p *Planner) Plan(m *Model) (*Plan, error) {
 		return nil, err
 	}
 	g.numbers = NewNumbers()
-	g.numbers.MaxImage, g.numbers.Vocabulary = p.MaxImage, words
+	g.numbers.MaxImage, g.numbers.Vocabulary, g.numbers.Charged = p.MaxImage, words, map[string]bool{}
+	for ns := range charged {
+		g.numbers.Charged[ns] = true
+	}
 	if err := g.assign(); err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
@@ -229,13 +227,13 @@ func (g *planning) interim() (*Image, error) {
 	n.Identities = merged(n.Identities, g.before)
 	n.Endpoints = merged(g.live.numbers.Endpoints, n.Endpoints)
 	n.Nodes = merged(g.live.numbers.Nodes, n.Nodes)
-	return compileImage(g.live.image.Node(), g.live.policies, g.live.options, &n)
+	return compileImage(g.live.node, closing(g.live.policies, g.charged), g.live.options, &n)
 }
 
 // next is the planner's state once the plan is carried out.
 func (g *planning) next(c *Compiled) *state {
 	s := &state{
-		image: c.Image, numbers: g.numbers, policies: g.policies, text: g.text, options: g.model.Options,
+		image: c.Image, numbers: g.numbers, node: g.model.Node, policies: g.policies, options: g.model.Options,
 		identities: identityNames(g.numbers.Identities), inUse: g.used, rulesInUse: g.rules,
 		addresses: make(map[netip.Prefix]Address, len(c.Addresses)),
 	}

@@ -5,6 +5,7 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -18,6 +19,7 @@ type population struct {
 	byLabel map[label][]int32
 	byKey   map[string][]int32
 	byPort  map[portName]map[uint16][]int32
+	within  map[netip.Prefix][]int32 // of any kind
 	cache   map[string][]int32
 }
 
@@ -31,7 +33,7 @@ type portName struct {
 func newPopulation(defs map[uint32]*Definition, keep func(*Definition) bool) *population {
 	p := &population{
 		numbers: []uint32{0}, defs: []*Definition{nil}, byLabel: map[label][]int32{}, byKey: map[string][]int32{},
-		byPort: map[portName]map[uint16][]int32{}, cache: map[string][]int32{},
+		byPort: map[portName]map[uint16][]int32{}, within: map[netip.Prefix][]int32{}, cache: map[string][]int32{},
 	}
 	for _, number := range slices.Sorted(maps.Keys(defs)) {
 		d := defs[number]
@@ -40,6 +42,9 @@ func newPopulation(defs map[uint32]*Definition, keep func(*Definition) bool) *po
 		}
 		i := int32(len(p.numbers))
 		p.numbers, p.defs = append(p.numbers, number), append(p.defs, d)
+		for _, prefix := range d.Prefixes {
+			p.within[prefix] = append(p.within[prefix], i)
+		}
 		if !d.Pod() {
 			continue
 		}
@@ -104,9 +109,17 @@ func (p *population) matching(peer *Peer) []int32 {
 		return m
 	}
 	var m []int32
-	for i := 1; i < len(p.defs); i++ {
-		if p.defs[i].matches(peer) {
-			m = append(m, int32(i))
+	if peer.Kind == PeerCIDR {
+		for _, i := range p.within[peer.CIDR.Masked()] {
+			if p.defs[i].matches(peer) {
+				m = append(m, i)
+			}
+		}
+	} else {
+		for i := 1; i < len(p.defs); i++ {
+			if p.defs[i].matches(peer) {
+				m = append(m, int32(i))
+			}
 		}
 	}
 	p.cache[key] = m

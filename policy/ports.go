@@ -5,7 +5,6 @@ package policy
 import (
 	"cmp"
 	"encoding/binary"
-	"fmt"
 	"slices"
 )
 
@@ -36,7 +35,7 @@ func newPortRange(protocol uint8, first, last uint16) (portRange, bool) {
 }
 
 // portSpace divides the ports of all protocols into classes that none of its ranges tells apart. Class 0 is what no range
-// contains.
+// contains. If there are more than maxClasses, it is of no use but to tell so.
 type portSpace struct {
 	count int
 	atoms [256][]portAtom // by protocol, ascending; empty: class 0 throughout
@@ -49,7 +48,7 @@ type portAtom struct {
 }
 
 // newPortSpace needs ranges without duplicates.
-func newPortSpace(ranges map[portRange]bool) (*portSpace, error) {
+func newPortSpace(ranges map[portRange]bool) *portSpace {
 	var by [256][]portRange
 	for r := range ranges {
 		by[r.protocol] = append(by[r.protocol], r)
@@ -60,15 +59,13 @@ func newPortSpace(ranges map[portRange]bool) (*portSpace, error) {
 			continue
 		}
 		slices.SortFunc(list, func(a, b portRange) int { return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last)) })
-		if err := s.sweep(uint8(protocol), list); err != nil {
-			return nil, err
-		}
+		s.sweep(uint8(protocol), list)
 	}
-	return s, nil
+	return s
 }
 
 // sweep walks over the ports from 0 up with the set of ranges that contain the present one.
-func (s *portSpace) sweep(protocol uint8, list []portRange) error {
+func (s *portSpace) sweep(protocol uint8, list []portRange) {
 	starts := map[uint16]bool{0: true}
 	for _, r := range list {
 		starts[r.first] = true
@@ -96,16 +93,12 @@ func (s *portSpace) sweep(protocol uint8, list []portRange) error {
 		}
 		class, ok := classes[string(signature)]
 		if !ok {
-			if s.count > 0xffff {
-				return fmt.Errorf("divide ports: %w distinct ports and ranges in rules: over 65535 classes", ErrTooMany)
-			}
 			class = uint16(s.count)
 			s.count++
 			classes[string(signature)] = class
 		}
 		s.atoms[protocol] = append(s.atoms[protocol], portAtom{port, class})
 	}
-	return nil
 }
 
 // in lists the classes that r, which is one of the ranges of the space, consists of.

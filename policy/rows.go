@@ -16,9 +16,10 @@ type imageIdentity struct {
 	rows      [2]uint16
 }
 
-// rows writes every local identity's rows to c.out and returns the identity table, by number.
-func (c *compiler) rows(limit int) ([]imageIdentity, error) {
-	identities := make([]imageIdentity, c.all.numbers[len(c.all.numbers)-1]+1)
+// rows writes every local identity's rows to c.out and returns the identity table, by number, and the bytes that the rows
+// take. Past the limit it only measures: then c.out holds no image.
+func (c *compiler) rows(limit int) (identities []imageIdentity, written int, err error) {
+	identities = make([]imageIdentity, c.all.numbers[len(c.all.numbers)-1]+1)
 	for i := range identities {
 		identities[i].peerClass = c.peerClass[0]
 	}
@@ -36,7 +37,7 @@ func (c *compiler) rows(limit int) ([]imageIdentity, error) {
 		for _, dir := range []Direction{Ingress, Egress} {
 			rules, isolated, policed, err := c.effective(policies, int32(s), dir)
 			if err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 			if !policed {
 				continue
@@ -51,26 +52,31 @@ func (c *compiler) rows(limit int) ([]imageIdentity, error) {
 			row, ok := known[string(key)]
 			if !ok {
 				before := c.out.size()
-				if row, err = c.row(rules, isolated, isolated && dir == Ingress && !c.options.HostByRule); err != nil {
-					return nil, err
+				most := limit
+				if written > limit {
+					most = limit / 8 // whoever has such a row is charged anyway
+				}
+				if row, err = c.row(rules, isolated, isolated && dir == Ingress && !c.options.HostByRule, most); err != nil {
+					return nil, 0, err
 				}
 				known[string(key)] = row
-				c.cost[c.locals.defs[s].Labels[namespaceLabel]] += c.out.size() - before
-				if c.out.size() > limit {
-					return nil, c.tooLarge(c.out.size(), limit)
+				c.costs = append(c.costs, rowCost{rules, c.out.size() - before})
+				if written += c.out.size() - before; written > limit {
+					c.out = writer{}
 				}
 			}
 			identities[c.locals.numbers[s]].rows[dir] = row
 		}
 	}
-	return identities, nil
+	return identities, written, nil
 }
 
 // effective lists the compiled rules, sorted, that policies apply to a local pod in one direction.
 func (c *compiler) effective(policies []int32, subject int32, dir Direction) (rules []int32, isolated, policed bool, err error) {
+	closed := false
 	for _, i := range policies {
 		p := &c.policies[i]
-		isolated = isolated || p.Isolates[dir]
+		isolated, closed = isolated || p.Isolates[dir] || p.Closed[dir], closed || p.Closed[dir]
 		for j := range p.Rules {
 			if p.Rules[j].Direction != dir {
 				continue
@@ -80,6 +86,9 @@ func (c *compiler) effective(policies []int32, subject int32, dir Direction) (ru
 				return nil, false, false, err
 			}
 		}
+	}
+	if closed {
+		rules = c.denyingHost(rules)
 	}
 	slices.Sort(rules)
 	return slices.Compact(rules), isolated, policed || isolated, nil
@@ -190,8 +199,9 @@ func (c *compiler) portsOf(ports []PortMatch) *list {
 	return c.lists.get(false, slices.Compact(set))
 }
 
-// row writes the row of a pod to which rules apply and returns its number.
-func (c *compiler) row(indexes []int32, isolated, standing bool) (uint16, error) {
+// row writes the row of a pod to which rules apply and returns its number. Of a row of more than limit bytes it writes
+// just so many that the limit is exceeded.
+func (c *compiler) row(indexes []int32, isolated, standing bool, limit int) (uint16, error) {
 	rules := make([]compiledRule, len(indexes), len(indexes)+1)
 	for i, r := range indexes {
 		rules[i] = c.rules[r]
@@ -216,6 +226,9 @@ func (c *compiler) row(indexes []int32, isolated, standing bool) (uint16, error)
 		set := decide(matching[g], portSets, isolated, parts)
 		key := string(wire(set))
 		if _, seen := index[key]; !seen {
+			if 2*len(cells)*localCount > limit {
+				break
+			}
 			index[key] = uint16(len(cells))
 			cells = append(cells, set)
 		}

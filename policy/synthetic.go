@@ -75,7 +75,10 @@ func syntheticPolicy(r *rand.Rand, i, ns, apps int) Policy {
 		p := []uint16{80, 443, 8080, 8081, 8443, 5432, 6379, 9090, uint16(10000 + r.IntN(2000))}[r.IntN(9)]
 		return PortMatch{Protocol: TCP, First: p, Last: p}
 	}
-	p := Policy{Key: fmt.Sprintf("NetworkPolicy %s/policy-%d", syntheticNamespace(ns), i), Subject: Selector{in, app()}, Isolates: [2]bool{true, false}}
+	p := Policy{
+		Key: fmt.Sprintf("NetworkPolicy %s/policy-%d", syntheticNamespace(ns), i), Namespace: syntheticNamespace(ns),
+		Subject: Selector{in, app()}, Isolates: [2]bool{true, false},
+	}
 	if r.IntN(10) == 0 {
 		p.Subject = Selector{in} // the whole namespace
 	}

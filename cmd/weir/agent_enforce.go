@@ -134,6 +134,7 @@ func (a *agent) apply(ctx context.Context, m *policy.Model) (*policy.Compiled, e
 		return nil, err
 	}
 	a.planner.Commit(plan)
+	a.reportOversized(plan.Overflow)
 	a.applied.behind = false
 	if a.applied.veterans == nil {
 		a.applied.veterans = map[string]bool{}
@@ -183,6 +184,22 @@ func (a *agent) report(statuses []k8s.Status) {
 	}
 	a.status.setUnenforceable(admitNothing)
 	a.metrics.Unenforceable(len(admitNothing))
+}
+
+// reportOversized tells whose policies are not enforced as written because they are too large.
+func (a *agent) reportOversized(overflow []policy.Overflow) {
+	texts := make([]string, len(overflow))
+	for i, o := range overflow {
+		texts[i] = o.String()
+	}
+	a.metrics.Oversized(len(overflow))
+	if !a.status.setOversized(texts) {
+		return
+	}
+	for _, o := range overflow {
+		a.log.Warn("policies too large, the pods they select are isolated", "namespace", o.Namespace, "policies", len(o.Policies), "what", o.What,
+			"cost", o.Cost, "size", o.Size, "limit", o.Limit)
+	}
 }
 
 // decapChoice is whether XDP removes the outer headers, and for which interfaces and when that was decided.

@@ -25,6 +25,7 @@ type status struct {
 	ready   bool  // has ever been
 	missing map[string]error
 	nothing []string // rules that admit nothing
+	closed  []string // namespaces whose policies are too large
 	warned  []string // pods that the log has named as missing
 }
 
@@ -78,6 +79,15 @@ func (s *status) setUnenforceable(rules []string) {
 	s.nothing = rules
 }
 
+// setOversized notes whose policies are too large and says whether that is news.
+func (s *status) setOversized(namespaces []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	news := !slices.Equal(s.closed, namespaces)
+	s.closed = namespaces
+	return news
+}
+
 func (s *status) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	silent := time.Since(s.beaten)
@@ -117,6 +127,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	}
 	for _, rule := range s.nothing {
 		fmt.Fprintf(&body, "admits nothing, cannot be enforced: %s\n", rule)
+	}
+	for _, namespace := range s.closed {
+		fmt.Fprintf(&body, "isolated, too large: %s\n", namespace)
 	}
 	fmt.Fprint(w, body.String())
 }
