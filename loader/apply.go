@@ -21,7 +21,7 @@ import (
 //  4. out goes what nothing leads to any more.
 //
 // At every moment, and for ever if the process dies there, each address has its old answer or its new one, and each
-// packet meets one whole image. Apply is idempotent, and completes what a killed one left. A plan that does not fit is
+// packet meets one whole image. Of a plan with a Delta it writes, and looks at, only what changes. Apply is idempotent, and completes what a killed one left. A plan that does not fit is
 // refused with ErrTooLarge before anything is written; after any other error the planner must be restored from LiveImage.
 func (t *Tables) Apply(ctx context.Context, plan *policy.Plan) error {
 	t.mu.Lock()
@@ -36,12 +36,23 @@ func (t *Tables) Apply(ctx context.Context, plan *policy.Plan) error {
 }
 
 func (t *Tables) apply(plan *policy.Plan) error {
+	if d := plan.Delta; d != nil {
+		switch {
+		case t.step != nil && t.step == plan.Step:
+			return nil // for the second time
+		case t.step != nil && t.step == d.After && !t.bumpDue:
+			return t.applyDelta(plan)
+		case plan.Final.Addresses == nil:
+			return errOtherTables
+		}
+	}
 	final, now := plan.Final, t.now()
 	entries, ignored := newEntries(final.Addresses)
 	services := newServices(final, t.vxlanPort)
 	if err := t.fits(plan, entries, services); err != nil {
 		return err
 	}
+	t.step = nil // until all is done
 	entries = t.withLingering(entries, final.Nodes, now)
 
 	if plan.Interim != nil {
@@ -63,6 +74,7 @@ func (t *Tables) apply(plan *policy.Plan) error {
 	if err := t.retire(final, entries, plan.Swap); err != nil {
 		return err
 	}
+	t.step = plan.Step
 	t.log.Debug("applied plan", "generation", t.generation(), "addresses", len(entries.entries), "endpoints",
 		len(final.Endpoints), "services", len(services), "ignored_ipv6", ignored, "overflow", len(t.addresses.overflow.entries))
 	return nil
@@ -105,7 +117,8 @@ func (t *Tables) writeAddresses(final *policy.Compiled, entries *prefixSet, now 
 	for to, from := range predecessors(have, entries) {
 		t.nodes.succeed(to, from, now)
 	}
-	if err := t.writeEndpoints(final.Endpoints, entries); err != nil {
+	next := func(addr uint32) addressEntry { return entries.match(addr, 32) }
+	if err := t.writeEndpoints(final.Endpoints, t.endpoints.used(), next); err != nil {
 		return err
 	}
 	if err := t.addresses.replace(entries); err != nil {

@@ -30,7 +30,7 @@ func testConfig(c *clock) Config {
 	}
 }
 
-func openTables(t *testing.T, c *clock) *Tables {
+func openTables(t testing.TB, c *clock) *Tables {
 	t.Helper()
 	tables, err := Open(testConfig(c))
 	if err != nil {
@@ -40,7 +40,7 @@ func openTables(t *testing.T, c *clock) *Tables {
 	return tables
 }
 
-func closeTables(t *testing.T, tables *Tables) {
+func closeTables(t testing.TB, tables *Tables) {
 	t.Helper()
 	if err := tables.Close(); err != nil {
 		t.Error(err)

@@ -184,28 +184,27 @@ func (t *Tables) Endpoint(slot uint16) bpf.Endpoint {
 
 // isSame says whether the pod that the table has in slot is want: it has its address, and the address is still in the
 // tenancy that points here.
-func (t *Tables) isSame(slot uint16, have bpf.Endpoint, want bpf.Endpoint, entries *prefixSet) bool {
+func (t *Tables) isSame(slot uint16, have, want bpf.Endpoint, next func(addr uint32) addressEntry) bool {
 	if have.Addr4 != want.Addr4 || have.Addr6 != want.Addr6 {
 		return false
 	}
 	if want.Addr4 == 0 {
 		return true
 	}
-	now, next := t.addresses.lookup(want.Addr4), entries.match(want.Addr4, 32)
-	return now.kind() == policy.AddressLocalPod && now.slot() == slot && now.tenancy() == next.tenancy()
+	now := t.addresses.lookup(want.Addr4)
+	return now.kind() == policy.AddressLocalPod && now.slot() == slot && now.tenancy() == next(want.Addr4).tenancy()
 }
 
-// writeEndpoints writes the pods of want. A slot that another pod had is emptied first, when no address leads to it and
-// no program still reads it.
-func (t *Tables) writeEndpoints(want []policy.Endpoint, entries *prefixSet) error {
-	used := t.endpoints.used()
-	next := make(map[uint16]bpf.Endpoint)
+// writeEndpoints writes the pods of want over what is in used slots; next is what the address table will say. A slot that
+// another pod had is emptied first, when no address leads to it and no program still reads it.
+func (t *Tables) writeEndpoints(want []policy.Endpoint, used map[uint16]bpf.Endpoint, next func(addr uint32) addressEntry) error {
+	now := make(map[uint16]bpf.Endpoint, len(want))
 	reused := make(map[uint16]bool)
 	for i := range want {
 		w := &want[i]
 		e := newEndpoint(w)
 		have, inUse := used[w.Slot]
-		switch same := inUse && t.isSame(w.Slot, have, e, entries); {
+		switch same := inUse && t.isSame(w.Slot, have, e, next); {
 		case same:
 			e.Ifindex, e.Mac, e.HostMac, e.Netns, e.IsolatedNs = have.Ifindex, have.Mac, have.HostMac, have.Netns, have.IsolatedNs
 			for d := range e.IsolatedNs {
@@ -217,12 +216,12 @@ func (t *Tables) writeEndpoints(want []policy.Endpoint, entries *prefixSet) erro
 		case inUse:
 			reused[w.Slot] = true
 		}
-		next[w.Slot] = e
+		now[w.Slot] = e
 	}
 	if err := t.empty(reused); err != nil {
 		return err
 	}
-	for slot, e := range next {
+	for slot, e := range now {
 		t.endpoints.put(slot, e)
 	}
 	return nil

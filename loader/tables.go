@@ -63,7 +63,8 @@ type Tables struct {
 	services  *serviceTable
 	lingering map[prefix4]linger
 	flowStats FlowStats
-	bumpDue   bool // addresses may have changed without the second bump of their generation
+	step      *policy.Step // of the plan that the tables hold; nil: not known
+	bumpDue   bool         // addresses may have changed without the second bump of their generation
 }
 
 // Open creates the tables, or opens them if they are pinned already. Pins of another ABI, or of other sizes, are refused.

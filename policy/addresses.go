@@ -55,7 +55,7 @@ func tables(m *Model, owners []*owner, n *Numbers, img *Image) (*Compiled, error
 		}
 	}
 	slices.SortFunc(c.Nodes, func(a, b NodeEntry) int { return cmp.Compare(a.Slot, b.Slot) })
-	c.services(m)
+	c.services(m, c.Address)
 	return c, nil
 }
 
@@ -95,7 +95,8 @@ type serviceAddr struct {
 }
 
 // services resolves backends through the address table. Services that claim the same address and port are one.
-func (c *Compiled) services(m *Model) {
+func (c *Compiled) services(m *Model, lookup func(netip.Addr) Address) {
+	c.Services = nil
 	backends := map[serviceAddr]map[Backend]bool{}
 	add := func(a netip.Addr, p *ServicePort, port uint16) {
 		at := serviceAddr{a.Unmap().WithZone(""), p.Protocol, port}
@@ -106,7 +107,7 @@ func (c *Compiled) services(m *Model) {
 			if b.Addr().Unmap().Is4() != at.addr.Is4() {
 				continue
 			}
-			e := c.Address(b.Addr())
+			e := lookup(b.Addr())
 			backends[at][Backend{e.Identity, b.Port(), e.Kind == AddressHost}] = true
 		}
 	}

@@ -281,20 +281,13 @@ func (g *planning) assignTenancies() {
 	if g.live == nil {
 		return
 	}
-	var departed []netip.Addr
-	old := g.live.numbers.Tenancies
-	left := func(a netip.Addr) uint32 { return cmp.Or(old[a].Left, g.generation+1) }
-	for a := range old {
+	for a, t := range g.live.numbers.Tenancies {
 		if _, ok := tenancies[a]; !ok {
-			departed = append(departed, a)
+			t.Left = cmp.Or(t.Left, g.generation+1)
+			tenancies[a] = t
 		}
 	}
-	slices.SortFunc(departed, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(left(b), left(a)), a.Compare(b)) })
-	for _, a := range departed[:min(maxDeparted, len(departed))] {
-		t := old[a]
-		t.Left = left(a)
-		tenancies[a] = t
-	}
+	forgetDeparted(tenancies)
 }
 
 // sameTenant says whether t is the pod that had the address. Where only the kernel knows the last one, equal identities are

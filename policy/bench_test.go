@@ -152,6 +152,37 @@ func BenchmarkPodOfKnownIdentityWhole(b *testing.B) {
 	}
 }
 
+// The same, given as a change.
+func BenchmarkPodOfKnownIdentity(b *testing.B) {
+	for _, c := range realistic() {
+		b.Run(c.name, func(b *testing.B) {
+			m := c.model()
+			p := NewPlanner()
+			plan, err := p.Plan(m)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p.Commit(plan)
+			pod := m.Pods[0]
+			pod.Name, pod.UID, pod.Addrs = "another", "another", []netip.Addr{mustAddr("10.32.250.250")}
+			come, leave := Changes{Pods: []Pod{pod}}, Changes{GonePods: []string{pod.Key()}}
+			runtime.GC()
+			for b.Loop() {
+				for _, change := range []Changes{come, leave} {
+					if plan, err = p.PlanChanges(change); err != nil {
+						b.Fatal(err)
+					}
+					if plan.Delta == nil || len(plan.Delta.Set)+len(plan.Delta.Gone) != 1 {
+						b.Fatalf("%+v", plan.Delta)
+					}
+					p.Commit(plan)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(2*b.N), "ns/pod") // one comes, one goes
+		})
+	}
+}
+
 // Two compiled models of one node that differ in one policy of many subjects are compared.
 func BenchmarkDiff(b *testing.B) {
 	m := Synthetic(10000, 10000, 250, 1)

@@ -42,7 +42,7 @@ type resolver struct {
 }
 
 // resolve lists every prefix of the address table, sorted, with the identity of what it holds.
-func resolve(m *Model, words *Vocabulary) ([]*owner, error) {
+func resolve(m *Model, words *Vocabulary) (*resolver, []*owner, error) {
 	r := &resolver{model: m, words: words, nodes: map[string]*Node{}, owners: make(map[netip.Prefix]*owner, len(m.Pods))}
 	named := make(map[netip.Prefix]NamedPrefix, len(words.Prefixes))
 	for _, p := range words.Prefixes {
@@ -52,24 +52,24 @@ func resolve(m *Model, words *Vocabulary) ([]*owner, error) {
 	for i := range m.Nodes {
 		n := &m.Nodes[i]
 		if r.nodes[n.Name] != nil {
-			return nil, fmt.Errorf("resolve addresses: node %s is listed twice", n.Name)
+			return nil, nil, fmt.Errorf("resolve addresses: node %s is listed twice", n.Name)
 		}
 		r.nodes[n.Name] = n
 	}
 	if r.nodes[m.Node] == nil {
-		return nil, fmt.Errorf("resolve addresses: this node, %q, is not among the model's nodes", m.Node)
+		return nil, nil, fmt.Errorf("resolve addresses: this node, %q, is not among the model's nodes", m.Node)
 	}
 	for i := range m.Nodes {
 		if err := r.node(&m.Nodes[i]); err != nil {
-			return nil, fmt.Errorf("resolve addresses: %w", err)
+			return nil, nil, fmt.Errorf("resolve addresses: %w", err)
 		}
 	}
 	if err := r.pods(); err != nil {
-		return nil, fmt.Errorf("resolve addresses: %w", err)
+		return nil, nil, fmt.Errorf("resolve addresses: %w", err)
 	}
 	for i := range m.Nodes {
 		if err := r.podCIDRs(&m.Nodes[i]); err != nil {
-			return nil, fmt.Errorf("resolve addresses: %w", err)
+			return nil, nil, fmt.Errorf("resolve addresses: %w", err)
 		}
 	}
 	r.outside()
@@ -79,7 +79,7 @@ func resolve(m *Model, words *Vocabulary) ([]*owner, error) {
 		owners = append(owners, o)
 	}
 	slices.SortFunc(owners, func(a, b *owner) int { return comparePrefix(a.prefix, b.prefix) })
-	return owners, nil
+	return r, owners, nil
 }
 
 func (r *resolver) add(o *owner) error {
@@ -163,43 +163,56 @@ func (r *resolver) node(n *Node) error {
 }
 
 func (r *resolver) pods() error {
-	keys := make(map[string]bool, len(r.model.Pods))
+	keys := make(map[podID]bool, len(r.model.Pods))
 	for i := range r.model.Pods {
 		pod := &r.model.Pods[i]
-		if keys[pod.Key()] {
+		if keys[pod.id()] {
 			return fmt.Errorf("pod %s is listed twice", pod.Key())
 		}
-		keys[pod.Key()] = true
-		node := r.nodes[pod.Node]
-		if node == nil {
-			return fmt.Errorf("pod %s runs on node %q, which is not among the model's nodes", pod.Key(), pod.Node)
+		keys[pod.id()] = true
+		owners, err := r.podOwners(pod)
+		if err != nil {
+			return err
 		}
-		labels, ports := r.words.filter(pod.Labels), namedPorts(pod.Ports)
-		var families [2]bool
-		for _, a := range pod.Addrs {
-			p, err := host(a)
-			if err != nil {
-				return fmt.Errorf("pod %s has %w", pod.Key(), err)
-			}
-			if f := family(p.Addr()); families[f] {
-				return fmt.Errorf("pod %s has two addresses of one family", pod.Key())
-			} else {
-				families[f] = true
-			}
-			o := &owner{prefix: p, kind: AddressLocalPod, pod: pod}
-			if pod.Node != r.model.Node {
-				o.kind, o.node = AddressRemotePod, pod.Node
-				if !node.Direct {
-					o.flags = AddressTunnelled
-				}
-			}
-			o.identity = Identity{Labels: labels, Ports: ports, Prefixes: r.memberships(p, matchesPods)}
+		for _, o := range owners {
 			if err := r.add(o); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// podOwners are a pod's addresses with all that policy can tell about them, but for their keys.
+func (r *resolver) podOwners(pod *Pod) ([]*owner, error) {
+	node := r.nodes[pod.Node]
+	if node == nil {
+		return nil, fmt.Errorf("pod %s runs on node %q, which is not among the model's nodes", pod.Key(), pod.Node)
+	}
+	labels, ports := r.words.filter(pod.Labels), namedPorts(pod.Ports)
+	var families [2]bool
+	owners := make([]*owner, 0, len(pod.Addrs))
+	for _, a := range pod.Addrs {
+		p, err := host(a)
+		if err != nil {
+			return nil, fmt.Errorf("pod %s has %w", pod.Key(), err)
+		}
+		if f := family(p.Addr()); families[f] {
+			return nil, fmt.Errorf("pod %s has two addresses of one family", pod.Key())
+		} else {
+			families[f] = true
+		}
+		o := &owner{prefix: p, kind: AddressLocalPod, pod: pod}
+		if pod.Node != r.model.Node {
+			o.kind, o.node = AddressRemotePod, pod.Node
+			if !node.Direct {
+				o.flags = AddressTunnelled
+			}
+		}
+		o.identity = Identity{Labels: labels, Ports: ports, Prefixes: r.memberships(p, matchesPods)}
+		owners = append(owners, o)
+	}
+	return owners, nil
 }
 
 func namedPorts(ports []NamedPort) []NamedPort {

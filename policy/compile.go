@@ -25,7 +25,7 @@ func Compile(m *Model, n *Numbers) (*Compiled, error) {
 		return nil, err
 	}
 	policies = closing(policies, n.Charged)
-	owners, err := resolve(m, &n.Vocabulary)
+	_, owners, err := resolve(m, &n.Vocabulary)
 	if err != nil {
 		return nil, err
 	}

@@ -15,5 +15,11 @@ type Plan struct {
 	// Overflow lists the namespaces whose policies Final does not hold because they are too large, sorted.
 	Overflow []Overflow
 
-	next *state // the planner's, once the plan is carried out
+	// Delta, if not nil, is all that Final's tables differ in from those of the plan carried out before; there are no images
+	// then. In a plan of changes, Final.Addresses is nil with it.
+	Delta *Delta
+	Step  *Step // stands for Final's tables
+
+	next   *state         // the planner's, once the plan is carried out
+	commit func(*Planner) // or what becomes of its present one
 }

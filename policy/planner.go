@@ -31,8 +31,10 @@ type trial struct {
 	nodes      map[string]uint16
 }
 
-// state is what the planner knows about the tables that are live. It is never changed once made.
+// state is what the planner knows about the tables that are live. Only a Delta's Commit changes one in place.
 type state struct {
+	step     *Step
+	resident *resident // nil: the model is not known, but the image
 	image    *Image
 	numbers  *Numbers // those the live image defines, and all slots
 	node     string
@@ -45,6 +47,7 @@ type state struct {
 	inUse      map[string]bool   // those that addresses have
 	rulesInUse map[RuleName]bool
 	addresses  map[netip.Prefix]Address
+	exceptions map[netip.Addr]bool // addresses with a number of their own
 
 	// What was given back by the last plan, and rests.
 	restingIdentities map[uint32]bool
@@ -109,7 +112,12 @@ func (p *Planner) Live() *Image {
 
 // Commit tells that plan, the last one made, has been carried out.
 func (p *Planner) Commit(plan *Plan) {
-	p.live, p.tried = plan.next, trial{}
+	if plan.commit != nil {
+		plan.commit(p)
+	} else {
+		p.live = plan.next
+	}
+	p.tried = trial{}
 }
 
 // identityName names a definition in the planner's pool.
@@ -132,6 +140,7 @@ func identityNames(defs map[uint32]*Definition) map[string]uint32 {
 type planning struct {
 	*Planner
 	model    *Model
+	resolver *resolver
 	policies []Policy
 	charged  map[string]Overflow
 	changed  bool // policies, options or the node
@@ -146,7 +155,23 @@ type planning struct {
 
 // Plan compiles a model and says how to get there from what is live. It changes nothing that matters if it fails, or if
 // the plan is not committed.
+//
+// Where little changes, little is done; what m shares with a model before it must not have been written to since.
 func (p *Planner) Plan(m *Model) (*Plan, error) {
+	if p.live != nil && p.live.resident != nil {
+		if pods, gone, ok := p.live.resident.changed(m); ok {
+			if plan := p.delta(pods, gone); plan != nil {
+				plan.Final.Addresses = p.live.addressesWith(plan.Delta)
+				return plan, nil
+			}
+		}
+	}
+	return p.whole(m)
+}
+
+// whole is a plan that looks at everything.
+func (p *Planner) whole(m *Model) (*Plan, error) {
+	m = m.snapshot()
 	policies, err := canonical(m)
 	if err != nil {
 		return nil, err
@@ -171,7 +196,7 @@ func (p *Planner) attempt(m *Model, policies []Policy, charged map[string]Overfl
 	default:
 		words = live.numbers.Vocabulary
 	}
-	if g.owners, err = resolve(m, &words); err != nil {
+	if g.resolver, g.owners, err = resolve(m, &words); err != nil {
 		return nil, err
 	}
 	g.numbers = NewNumbers()
@@ -187,7 +212,7 @@ func (p *Planner) attempt(m *Model, policies []Policy, charged map[string]Overfl
 
 // compile makes the images that are needed.
 func (g *planning) compile() (*Plan, error) {
-	plan := &Plan{Swap: g.changed || len(g.before) > 0}
+	plan := &Plan{Swap: g.changed || len(g.before) > 0, Step: &Step{}}
 	var img *Image
 	if g.live != nil && g.fresh {
 		var err error
@@ -215,6 +240,7 @@ func (g *planning) compile() (*Plan, error) {
 		return nil, err
 	}
 	plan.next = g.next(plan.Final)
+	plan.next.step = plan.Step
 	return plan, nil
 }
 
@@ -235,7 +261,13 @@ func (g *planning) next(c *Compiled) *state {
 	s := &state{
 		image: c.Image, numbers: g.numbers, node: g.model.Node, policies: g.policies, options: g.model.Options,
 		identities: identityNames(g.numbers.Identities), inUse: g.used, rulesInUse: g.rules,
-		addresses: make(map[netip.Prefix]Address, len(c.Addresses)),
+		addresses: make(map[netip.Prefix]Address, len(c.Addresses)), exceptions: map[netip.Addr]bool{},
+		resident: newResident(g, c),
+	}
+	for _, d := range s.numbers.Identities {
+		for _, a := range d.Addrs {
+			s.exceptions[a] = true
+		}
 	}
 	for _, a := range c.Addresses {
 		s.addresses[a.Prefix] = a
