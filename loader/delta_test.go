@@ -176,7 +176,12 @@ func TestDeltaOfOtherTablesIsRefused(t *testing.T) {
 
 // One pod comes and goes in a table of 10,000.
 func BenchmarkApplyPod(b *testing.B) {
-	tables, p, m := openTables(b, newClock()), policy.NewPlanner(), policy.Synthetic(1000, 10000, 250, 1)
+	cfg := testConfig(newClock())
+	cfg.Sizes.ImageBytes, cfg.Sizes.Addr4Blocks = 16<<20, defaultAddr4Blocks
+	tables, err := Open(cfg)
+	must(b, err)
+	defer closeTables(b, tables)
+	p, m := policy.NewPlanner(), policy.Synthetic(1000, 10000, 250, 1)
 	apply(b, tables, p, m)
 	pod := m.Pods[1]
 	pod.Name, pod.UID, pod.Addrs = "another", "another", []netip.Addr{netip.MustParseAddr("10.64.1.254")}
