@@ -178,11 +178,10 @@ func (g *planning) differ(old, now *Identity) bool {
 // that did until now.
 func (g *planning) assignRules() error {
 	rules := pool[RuleName, uint16]{what: "rules", first: RuleHost + 1, last: MaxRule - 1, cursor: &g.numbers.LastRule}
-	locals := localPopulation(g.numbers.Identities)
 	g.rules = map[RuleName]bool{}
 	collect := func(policies []Policy, into map[RuleName]bool) {
-		for i, subjects := range selection(policies, locals) {
-			if len(subjects) > 0 {
+		for i, m := range g.memo.meaningsOf(policies, g.numbers.Identities) {
+			if len(m.subjects) > 0 {
 				for _, r := range policies[i].Rules {
 					into[RuleName{policies[i].Key, r.Path}] = true
 				}

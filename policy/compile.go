@@ -29,7 +29,7 @@ func Compile(m *Model, n *Numbers) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := compileImage(m.Node, policies, m.Options, n)
+	img, err := compileImage(m.Node, policies, m.Options, n, &memo{})
 	if err != nil {
 		return nil, err
 	}
@@ -118,15 +118,6 @@ func (e Entity) known() bool {
 	return false
 }
 
-// selection lists, by policy, the local identities that it selects, as indexes into a population of local pods.
-func selection(policies []Policy, locals *population) [][]int32 {
-	selected := make([][]int32, len(policies))
-	for i := range policies {
-		selected[i] = locals.selected(policies[i].Subject)
-	}
-	return selected
-}
-
 func localPopulation(defs map[uint32]*Definition) *population {
 	return newPopulation(defs, func(d *Definition) bool { return d.Local && d.Pod() })
 }
@@ -138,7 +129,7 @@ type compiler struct {
 	n        *Numbers
 	all      *population
 	locals   *population
-	selected [][]int32
+	meanings []*meaning
 
 	peerClass []uint16 // index in all → peer class
 	peerCount int
@@ -209,12 +200,12 @@ func (p listPool) get(all bool, members []int32) *list {
 }
 
 // compileImage compiles policies for the identities that n defines.
-func compileImage(node string, policies []Policy, options Options, n *Numbers) (*Image, error) {
+func compileImage(node string, policies []Policy, options Options, n *Numbers, memo *memo) (*Image, error) {
 	c := &compiler{
-		policies: policies, options: options, n: n, all: newPopulation(n.Identities, nil), locals: localPopulation(n.Identities),
+		policies: policies, options: options, n: n, meanings: memo.meaningsOf(policies, n.Identities),
 		lists: listPool{}, byRule: map[ruleRef]int32{},
 	}
-	c.selected = selection(policies, c.locals)
+	c.all, c.locals = memo.populations(n.Identities)
 	if err := c.divide(); err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
@@ -227,7 +218,7 @@ func compileImage(node string, policies []Policy, options Options, n *Numbers) (
 		return nil, fmt.Errorf("compile: %w", c.tooLarge(written, limit))
 	}
 	k := newKeys(node, policies, options, n)
-	bytes, err := c.out.image(n.Generation, identities, c.ports, k)
+	bytes, err := c.out.image(n.Generation, identities, c.ports, k, &memo.chunks)
 	if err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
@@ -278,19 +269,19 @@ func (c *compiler) divide() error {
 
 // dividePolicy adds the sets of peers and the ranges of ports that a policy of local pods tells apart.
 func (c *compiler) dividePolicy(i int32, sets map[string][]int32, ranges map[portRange]bool) {
-	if len(c.selected[i]) == 0 {
+	m := c.meanings[i]
+	if len(m.subjects) == 0 {
 		return
 	}
-	for _, r := range c.policies[i].Rules {
-		for j := range r.Peers {
-			if p := &r.Peers[j]; !p.matchesAll() {
-				if key := peerKey(p); sets[key] == nil {
-					sets[key] = c.all.matching(p)
-				}
+	for j := range c.policies[i].Rules {
+		r := &c.policies[i].Rules[j]
+		for _, p := range m.peers[j] {
+			if !p.all {
+				sets[p.key] = p.set
 			}
 		}
-		for _, p := range r.Ports {
-			c.divideBy(&r, &p, c.selected[i], sets, ranges)
+		for k := range r.Ports {
+			c.divideBy(r, &r.Ports[k], m.subjects, sets, ranges)
 		}
 	}
 }

@@ -27,7 +27,7 @@
 //	block       32 × u16 by peer class % 32: the peer class local to the row; a cache line
 //	cells       u16 at [local peer class × columns + local port class]: bit 15 allow, bits 0-13 the number of the rule that
 //	            decided
-//	keys        user space only: DEFLATE of a JSON object (struct keys) that names every number, and holds the policies
+//	keys        user space only: DEFLATE of JSON objects (struct keys), whose lists together name every number and hold the policies
 //	            the image was compiled from: enough for a Planner to go on where another stopped
 //
 // Equal port tables, block lists, blocks and tables of cells are stored once.

@@ -3,18 +3,11 @@
 package policy
 
 import (
-	"bytes"
 	"cmp"
-	"compress/flate"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 )
-
-// maxKeys bounds what the keys of an image may unpack to.
-const maxKeys = 512 << 20
 
 // RuleName names a rule for ever: counters keep their meaning as long as it stays.
 type RuleName struct {
@@ -32,16 +25,16 @@ func (n PodName) String() string { return n.Pod }
 
 // keys is the part of an image that names its numbers. All lists are sorted, so equal facts are equal bytes.
 type keys struct {
-	Node       string       `json:"node"`
-	Identities []keyed      `json:"identities"`
+	Node       string       `json:"node,omitempty"`
+	Identities []keyed      `json:"identities,omitempty"`
 	Rules      []ruleKey    `json:"rules,omitempty"`
 	LastRule   uint16       `json:"lastRule,omitempty"`
 	Endpoints  []slotKey    `json:"endpoints,omitempty"`
 	Nodes      []nodeKey    `json:"nodes,omitempty"`
 	Tenancies  []tenancyKey `json:"tenancies,omitempty"`
-	Vocabulary Vocabulary   `json:"vocabulary"`
+	Vocabulary Vocabulary   `json:"vocabulary,omitzero"`
 	Policies   []Policy     `json:"policies,omitempty"`
-	Options    Options      `json:"options"`
+	Options    Options      `json:"options,omitzero"`
 
 	ruleIndex     map[uint16]RuleName
 	identityIndex map[uint32]*Definition
@@ -112,33 +105,6 @@ func (k *keys) index() {
 	for i := range k.Identities {
 		k.identityIndex[k.Identities[i].Number] = &k.Identities[i].Definition
 	}
-}
-
-func (k *keys) encode() ([]byte, error) {
-	var b bytes.Buffer
-	w, err := flate.NewWriter(&b, flate.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
-	if err := json.NewEncoder(w).Encode(k); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
-}
-
-func decodeKeys(b []byte) (*keys, error) {
-	k := &keys{}
-	if err := json.NewDecoder(io.LimitReader(flate.NewReader(bytes.NewReader(b)), maxKeys)).Decode(k); err != nil {
-		return nil, err
-	}
-	if err := k.validate(); err != nil {
-		return nil, err
-	}
-	k.index()
-	return k, nil
 }
 
 // validate refuses keys that no Compile writes and that a Planner could not go on from.

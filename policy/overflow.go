@@ -173,8 +173,7 @@ func (p *Peer) mayBeNode() bool {
 
 // denyingHost keeps the compiled rules that deny the host; writes over rules.
 func (c *compiler) denyingHost(rules []int32) []int32 {
-	host := hostPeer()
-	hosts := c.peersOf([]Peer{host}).members
+	hosts := c.peersOf(c.host()).members
 	return slices.DeleteFunc(rules, func(i int32) bool {
 		r := &c.rules[i]
 		return r.action != Deny || !r.peers.all && !slices.ContainsFunc(hosts, func(h int32) bool {
@@ -270,9 +269,4 @@ func (c *compiler) named(count func(map[string][]int32, map[portRange]bool) int)
 		costs[ns] = count(sets, ranges)
 	}
 	return costs
-}
-
-// equalPolicies compares policies one by one. What is shared is taken to be equal.
-func equalPolicies(a, b []Policy) bool {
-	return slices.EqualFunc(a, b, func(a, b Policy) bool { return equalPolicy(&a, &b) })
 }

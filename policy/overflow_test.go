@@ -74,7 +74,7 @@ func TestWhatIsTooLargeIsChargedToItsNamespace(t *testing.T) {
 	good := Synthetic(300, 200, 100, 1)
 	bad := hogs(good, "ns-1")
 	p := NewPlanner()
-	p.MaxImage = build(t, good).Image.Size() + 20<<10
+	p.MaxImage = build(t, good).Image.Size() + 60<<10
 	want := step(t, p, good)
 	if len(want.Overflow) != 0 {
 		t.Fatalf("without the namespace: %v", want.Overflow)
@@ -203,7 +203,7 @@ func TestClusterWidePoliciesAreChargedTogether(t *testing.T) {
 	}
 	before := build(t, m)
 	p := NewPlanner()
-	p.MaxImage = before.Image.Size() + 20<<10
+	p.MaxImage = before.Image.Size() + 60<<10
 	if plan := step(t, p, m); len(plan.Overflow) != 0 {
 		t.Fatalf("%+v", plan.Overflow)
 	}

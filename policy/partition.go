@@ -9,6 +9,8 @@ type partition struct {
 	size        []int32 // class → elements
 	hits, fresh []int32 // scratch, by class: members of the set; what they become
 	touched     []int32 // scratch: classes with members in the set
+
+	dense []int32 // scratch of localClasses: element → its place among those that are in a list
 }
 
 // reset makes 0..n-1 one class.
@@ -83,4 +85,74 @@ func classesOf(set []int32, class []uint16, stamp []int32, mark int32) []int32 {
 		}
 	}
 	return classes
+}
+
+// localClasses divides 0..n-1 into the classes that the lists of rules do not tell apart. It returns the class of each,
+// the classes that each list consists of by the list's id, and the number of classes. Of the elements that are in no list
+// it takes no notice: most are in none.
+func localClasses(p *partition, n int, rules []compiledRule, of func(*compiledRule) *list) ([]uint16, map[int32][]int32, int) {
+	sets := make(map[int32][]int32, len(rules))
+	lists := make([]*list, 0, len(rules))
+	if len(p.dense) < n {
+		p.dense = make([]int32, n)
+	}
+	members := []int32{-1} // place 0 stands for all that are in no list
+	for i := range rules {
+		l := of(&rules[i])
+		if _, seen := sets[l.id]; seen {
+			continue
+		}
+		sets[l.id] = nil
+		lists = append(lists, l)
+		for _, e := range l.members {
+			if p.dense[e] == 0 {
+				p.dense[e] = int32(len(members))
+				members = append(members, e)
+			}
+		}
+	}
+	defer func() {
+		for _, e := range members[1:] {
+			p.dense[e] = 0
+		}
+	}()
+	p.reset(len(members))
+	var set []int32
+	places := func(l *list) []int32 {
+		set = set[:0]
+		for _, e := range l.members {
+			set = append(set, p.dense[e])
+		}
+		return set
+	}
+	for _, l := range lists {
+		if !l.all {
+			p.split(places(l))
+		}
+	}
+	order := make([]int32, 0, len(members))
+	for i := range members {
+		if i > 0 || len(members) <= n {
+			order = append(order, int32(i))
+		}
+	}
+	local := make([]uint16, len(members))
+	count := p.compact(order, local)
+	class := make([]uint16, n)
+	for i, e := range members[1:] {
+		class[e] = local[i+1] // the rest comes first and has 0
+	}
+	every := make([]int32, count)
+	for i := range every {
+		every[i] = int32(i)
+	}
+	stamp := make([]int32, count)
+	for i, l := range lists {
+		if l.all {
+			sets[l.id] = every
+		} else {
+			sets[l.id] = classesOf(places(l), local, stamp, int32(i+1))
+		}
+	}
+	return class, sets, count
 }

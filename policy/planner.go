@@ -22,6 +22,7 @@ type Planner struct {
 	live       *state // nil: nothing is
 	generation uint32 // the highest one handed out
 	tried      trial
+	memo       memo
 }
 
 // trial is what plans since the last Commit have handed out.
@@ -230,7 +231,7 @@ func (g *planning) compile() (*Plan, error) {
 		g.generation++
 		g.numbers.Generation = g.generation
 		var err error
-		if img, err = compileImage(g.model.Node, g.policies, g.model.Options, g.numbers); err != nil {
+		if img, err = compileImage(g.model.Node, g.policies, g.model.Options, g.numbers, &g.memo); err != nil {
 			return nil, err
 		}
 	}
@@ -250,10 +251,12 @@ func (g *planning) interim() (*Image, error) {
 	n := *g.numbers
 	g.generation++
 	n.Generation = g.generation
-	n.Identities = merged(n.Identities, g.before)
+	if len(g.before) > 0 {
+		n.Identities = merged(n.Identities, g.before)
+	}
 	n.Endpoints = merged(g.live.numbers.Endpoints, n.Endpoints)
 	n.Nodes = merged(g.live.numbers.Nodes, n.Nodes)
-	return compileImage(g.live.node, closing(g.live.policies, g.charged), g.live.options, &n)
+	return compileImage(g.live.node, closing(g.live.policies, g.charged), g.live.options, &n, &g.memo)
 }
 
 // next is the planner's state once the plan is carried out.

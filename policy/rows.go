@@ -27,8 +27,8 @@ func (c *compiler) rows(limit int) (identities []imageIdentity, written int, err
 		identities[number].peerClass = c.peerClass[i]
 	}
 	by := make([][]int32, len(c.locals.defs)) // local identity → policies that select it
-	for i, subjects := range c.selected {
-		for _, s := range subjects {
+	for i, m := range c.meanings {
+		for _, s := range m.subjects {
 			by[s] = append(by[s], int32(i))
 		}
 	}
@@ -118,7 +118,7 @@ func (c *compiler) compileRule(policy, rule, subject int32, rules []int32) ([]in
 			rules = append(rules, i)
 		}
 	}
-	peers := func() *list { return c.peersOf(r.Peers) }
+	peers := func() *list { return c.peersOf(c.meanings[policy].peers[rule]) }
 	intern(ruleRef{policy: policy, rule: rule}, peers, func() *list { return c.portsOf(r.Ports) })
 	for i := range r.Ports {
 		port := &r.Ports[i]
@@ -135,7 +135,7 @@ func (c *compiler) compileRule(policy, rule, subject int32, rules []int32) ([]in
 			resolved, _ := newPortRange(port.Protocol, number, number)
 			having := c.all.byPort[portName{strings.ToLower(port.Name), port.Protocol}][number]
 			intern(ruleRef{policy, rule, int32(i + 1), resolved}, func() *list {
-				return c.lists.get(false, intersect(c.peersOf(r.Peers), c.classes(having)))
+				return c.lists.get(false, intersect(c.peersOf(c.meanings[policy].peers[rule]), c.classes(having)))
 			}, func() *list { return c.lists.get(false, c.ports.in(resolved)) })
 		}
 	}
@@ -169,16 +169,22 @@ func intersect(l *list, set []int32) []int32 {
 	})
 }
 
-func (c *compiler) peersOf(peers []Peer) *list {
+func (c *compiler) peersOf(peers []peerSet) *list {
 	var set []int32
 	for i := range peers {
-		if peers[i].matchesAll() {
+		if peers[i].all {
 			return c.lists.get(true, nil)
 		}
-		set = append(set, c.classes(c.all.matching(&peers[i]))...)
+		set = append(set, c.classes(peers[i].set)...)
 	}
 	slices.Sort(set)
 	return c.lists.get(false, slices.Compact(set))
+}
+
+// host is the node, as a set of peers.
+func (c *compiler) host() []peerSet {
+	host := hostPeer()
+	return []peerSet{newPeerSet(&host, c.all)}
 }
 
 // portsOf leaves out the named ports.
@@ -207,8 +213,7 @@ func (c *compiler) row(indexes []int32, isolated, standing bool, limit int) (uin
 		rules[i] = c.rules[r]
 	}
 	if standing {
-		host := hostPeer()
-		rules = append(rules, compiledRule{standing: true, number: RuleHost, peers: c.peersOf([]Peer{host}), ports: c.lists.get(true, nil)})
+		rules = append(rules, compiledRule{standing: true, number: RuleHost, peers: c.peersOf(c.host()), ports: c.lists.get(true, nil)})
 	}
 	local, portSets, localCount := localClasses(&c.portParts, c.ports.count, rules, func(r *compiledRule) *list { return r.ports })
 	group, peerSets, groupCount := localClasses(&c.peerParts, c.peerCount, rules, func(r *compiledRule) *list { return r.peers })
@@ -238,40 +243,6 @@ func (c *compiler) row(indexes []int32, isolated, standing bool, limit int) (uin
 		group[i] = classes[g]
 	}
 	return c.out.row(group[:c.peerCount], local, cells)
-}
-
-// localClasses divides 0..n-1 into the classes that the lists of rules do not tell apart. It returns the class of each,
-// the classes that each list consists of by the list's id, and the number of classes.
-func localClasses(p *partition, n int, rules []compiledRule, of func(*compiledRule) *list) ([]uint16, map[int32][]int32, int) {
-	sets := make(map[int32][]int32, len(rules))
-	p.reset(n)
-	lists := make([]*list, 0, len(rules))
-	for i := range rules {
-		l := of(&rules[i])
-		if _, seen := sets[l.id]; seen {
-			continue
-		}
-		sets[l.id] = nil
-		lists = append(lists, l)
-		if !l.all {
-			p.split(l.members)
-		}
-	}
-	order := make([]int32, n)
-	for i := range order {
-		order[i] = int32(i)
-	}
-	class := make([]uint16, n)
-	count := p.compact(order, class)
-	stamp := make([]int32, count)
-	for i, l := range lists {
-		if l.all {
-			sets[l.id] = order[:count]
-		} else {
-			sets[l.id] = classesOf(l.members, class, stamp, int32(i+1))
-		}
-	}
-	return class, sets, count
 }
 
 // cellParts collects what the rules say about one class of ports; noRule and nil where they say nothing.

@@ -18,6 +18,7 @@ type writer struct {
 	portLists section // of u16: local port classes
 	cells     section // of u16
 	rowIndex  map[imageRow]uint16
+	uniform   map[uint16]uint32 // blocks that are one value throughout
 }
 
 type imageRow struct{ blocks, ports, cells, columns uint32 }
@@ -64,7 +65,7 @@ func (w *writer) row(peers, ports []uint16, cells [][]Cell) (uint16, error) {
 		for i := range block {
 			block[i] = peers[min(first+i, len(peers)-1)]
 		}
-		blocks = binary.LittleEndian.AppendUint32(blocks, w.blocks.add(wire(block[:])))
+		blocks = binary.LittleEndian.AppendUint32(blocks, w.block(&block))
 	}
 	r := imageRow{w.lists.add(blocks), w.portLists.add(wire(ports)), w.cells.add(wire(slices.Concat(cells...))), uint32(len(cells[0]))}
 	if n, ok := w.rowIndex[r]; ok {
@@ -82,9 +83,27 @@ func (w *writer) row(peers, ports []uint16, cells [][]Cell) (uint16, error) {
 	return n, nil
 }
 
+// block writes a block; most are one value throughout.
+func (w *writer) block(b *[imageBlock]uint16) uint32 {
+	for _, v := range b {
+		if v != b[0] {
+			return w.blocks.add(wire(b[:]))
+		}
+	}
+	at, ok := w.uniform[b[0]]
+	if !ok {
+		if w.uniform == nil {
+			w.uniform = map[uint16]uint32{}
+		}
+		at = w.blocks.add(wire(b[:]))
+		w.uniform[b[0]] = at
+	}
+	return at
+}
+
 // image puts the sections one after the other and the header before them.
-func (w *writer) image(generation uint32, identities []imageIdentity, ports *portSpace, k *keys) ([]byte, error) {
-	names, err := k.encode()
+func (w *writer) image(generation uint32, identities []imageIdentity, ports *portSpace, k *keys, chunks *chunkCache) ([]byte, error) {
+	names, err := k.encode(chunks)
 	if err != nil {
 		return nil, fmt.Errorf("write keys: %w", err)
 	}
