@@ -43,6 +43,8 @@ type resident struct {
 	slots    map[uint16]bool
 	backends map[netip.Addr]bool
 	departed int // tenancies of addresses that nobody has
+	words    *words
+	stale    bool // the numbers' vocabulary has words that no policy names any more
 
 	compiled *Compiled             // Addresses as they were before touched
 	touched  map[netip.Prefix]bool // addresses that have changed since
@@ -76,6 +78,8 @@ func newResident(g *planning, c *Compiled) *resident {
 			}
 		}
 	}
+	r.words = newWords(g.policies)
+	r.stale = len(r.words.labels) != len(g.numbers.Vocabulary.Labels) || len(r.words.prefixes) != len(g.numbers.Vocabulary.Prefixes)
 	for _, t := range g.numbers.Tenancies {
 		if t.Left != 0 {
 			r.departed++
@@ -161,8 +165,16 @@ func (m *Model) snapshot() *Model {
 
 // changed lists the pods in which m differs from what is live; false if more than pods do, or many of them.
 func (r *resident) changed(m *Model) (pods []*Pod, gone []podID, ok bool) {
+	if !equalPolicies(m.Policies, r.model.Policies) {
+		return nil, nil, false
+	}
+	return r.changedPods(m)
+}
+
+// changedPods is changed for models whose policies may differ.
+func (r *resident) changedPods(m *Model) (pods []*Pod, gone []podID, ok bool) {
 	was := r.model
-	if m.Node != was.Node || m.Options != was.Options || !equalPolicies(m.Policies, was.Policies) ||
+	if m.Node != was.Node || m.Options != was.Options ||
 		!reflect.DeepEqual(m.Nodes, was.Nodes) || !reflect.DeepEqual(m.Services, was.Services) {
 		return nil, nil, false
 	}

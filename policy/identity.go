@@ -160,7 +160,7 @@ func default6() netip.Prefix { return netip.PrefixFrom(netip.IPv6Unspecified(), 
 // Vocabulary is what policies name and identities therefore have to remember.
 type Vocabulary struct {
 	Prefixes []NamedPrefix `json:"prefixes,omitempty"` // sorted
-	Labels   []string      `json:"labels,omitempty"`   // label keys, sorted
+	Labels   []string      `json:"labels,omitempty"`   // per-pod label keys, sorted; identities have all others anyway
 }
 
 // NamedPrefix is a prefix that some policy names, and what it may match besides the outside.
@@ -170,40 +170,45 @@ type NamedPrefix struct {
 	Nodes  bool         `json:"nodes,omitempty"`
 }
 
+// eachWord calls label for the per-pod label keys that a policy names, and prefix for the prefixes, masked; some more than once.
+func (p *Policy) eachWord(label func(string), prefix func(p netip.Prefix, pods, nodes bool)) {
+	selector := func(s Selector) {
+		for i := range s {
+			if perPod(s[i].Key) {
+				label(s[i].Key)
+			}
+		}
+	}
+	selector(p.Subject)
+	for i := range p.Rules {
+		for j := range p.Rules[i].Peers {
+			switch p := &p.Rules[i].Peers[j]; {
+			case p.Kind == PeerSelector:
+				selector(p.Selector)
+			case p.Kind == PeerEntity && p.Entity == EntityWorldIPv4:
+				prefix(default4(), false, false)
+			case p.Kind == PeerEntity && p.Entity == EntityWorldIPv6:
+				prefix(default6(), false, false)
+			case p.Kind == PeerCIDR:
+				prefix(p.CIDR.Masked(), p.MatchPods, p.MatchNodes)
+				for _, e := range p.Except {
+					prefix(e.Masked(), p.MatchPods, p.MatchNodes)
+				}
+			}
+		}
+	}
+}
+
 // vocabularyOf collects what any of the policies name.
 func vocabularyOf(sets ...[]Policy) Vocabulary {
 	prefixes := map[netip.Prefix]NamedPrefix{}
 	labels := map[string]bool{}
-	prefix := func(p netip.Prefix, pods, nodes bool) {
-		p = p.Masked()
-		n := prefixes[p]
-		prefixes[p] = NamedPrefix{p, n.Pods || pods, n.Nodes || nodes}
-	}
-	selector := func(s Selector) {
-		for i := range s {
-			labels[s[i].Key] = true
-		}
-	}
 	for _, policies := range sets {
 		for i := range policies {
-			selector(policies[i].Subject)
-			for _, r := range policies[i].Rules {
-				for _, p := range r.Peers {
-					switch {
-					case p.Kind == PeerSelector:
-						selector(p.Selector)
-					case p.Kind == PeerEntity && p.Entity == EntityWorldIPv4:
-						prefix(default4(), false, false)
-					case p.Kind == PeerEntity && p.Entity == EntityWorldIPv6:
-						prefix(default6(), false, false)
-					case p.Kind == PeerCIDR:
-						prefix(p.CIDR, p.MatchPods, p.MatchNodes)
-						for _, e := range p.Except {
-							prefix(e, p.MatchPods, p.MatchNodes)
-						}
-					}
-				}
-			}
+			policies[i].eachWord(func(label string) { labels[label] = true }, func(p netip.Prefix, pods, nodes bool) {
+				n := prefixes[p]
+				prefixes[p] = NamedPrefix{p, n.Pods || pods, n.Nodes || nodes}
+			})
 		}
 	}
 	v := Vocabulary{Labels: slices.Sorted(maps.Keys(labels))}
@@ -219,15 +224,20 @@ func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Compare(a.Bits(), b.Bits())
 }
 
-// keeps says whether an identity remembers the label key: per-pod keys only if a policy names them.
-func (v *Vocabulary) keeps(key string) bool {
+// perPod says whether the label key is one that tells a pod from others of its kind.
+func perPod(key string) bool {
 	switch key {
 	case "pod-template-hash", "controller-revision-hash", "pod-template-generation", "statefulset.kubernetes.io/pod-name",
 		"apps.kubernetes.io/pod-index", "controller-uid", "job-name":
-	default:
-		if !strings.HasPrefix(key, "batch.kubernetes.io/") {
-			return true
-		}
+		return true
+	}
+	return strings.HasPrefix(key, "batch.kubernetes.io/")
+}
+
+// keeps says whether an identity remembers the label key: per-pod keys only if a policy names them.
+func (v *Vocabulary) keeps(key string) bool {
+	if !perPod(key) {
+		return true
 	}
 	_, named := slices.BinarySearch(v.Labels, key)
 	return named

@@ -178,6 +178,9 @@ func (p *Planner) whole(m *Model) (*Plan, error) {
 		return nil, err
 	}
 	return p.fitting(policies, func(policies []Policy, charged map[string]Overflow) (*Plan, error) {
+		if plan, err := p.edit(m, policies, charged); plan != nil || err != nil {
+			return plan, err
+		}
 		return p.attempt(m, policies, charged)
 	})
 }
