@@ -74,8 +74,14 @@ func resolve(m *Model, words *Vocabulary) (*resolver, []*owner, error) {
 	}
 	r.outside()
 	owners := make([]*owner, 0, len(r.owners))
+	same := map[string]*owner{} // many pods have an identity, and need not hold a copy each
 	for _, o := range r.owners {
 		o.key = o.identity.key()
+		if first := same[o.key]; first != nil {
+			o.identity, o.key = first.identity, first.key
+		} else {
+			same[o.key] = o
+		}
 		owners = append(owners, o)
 	}
 	slices.SortFunc(owners, func(a, b *owner) int { return comparePrefix(a.prefix, b.prefix) })

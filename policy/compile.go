@@ -46,16 +46,36 @@ func Build(m *Model) (*Compiled, error) {
 }
 
 // canonical checks the policies and sorts them.
-func canonical(m *Model) ([]Policy, error) {
-	policies := slices.Clone(m.Policies)
-	text := make(map[string]int, len(policies))
-	for i := range policies {
-		if err := policies[i].validate(); err != nil {
-			return nil, fmt.Errorf("compile %s: %w", policies[i].Key, err)
+func canonical(m *Model) ([]Policy, error) { return (&memo{}).canonical(m.Policies) }
+
+// canonical is the policies, sorted. Those that stay where they are, by their keys, need not be sorted again.
+func (m *memo) canonical(given []Policy) ([]Policy, error) {
+	same := len(given) == len(m.given)
+	for i := range given {
+		if same && equalPolicy(&given[i], &m.given[i]) {
+			continue
 		}
-		text[policies[i].Key]++
+		if err := given[i].validate(); err != nil {
+			return nil, fmt.Errorf("compile %s: %w", given[i].Key, err)
+		}
+		same = same && given[i].Key == m.given[i].Key
 	}
-	slices.SortStableFunc(policies, func(a, b Policy) int {
+	sorted := make([]Policy, len(given))
+	if same && m.place != nil {
+		for i, at := range m.place {
+			sorted[at] = given[i]
+		}
+		m.given = slices.Clone(given)
+		return sorted, nil
+	}
+	text := make(map[string]int, len(given))
+	order := make([]int32, len(given))
+	for i := range given {
+		text[given[i].Key]++
+		order[i] = int32(i)
+	}
+	slices.SortStableFunc(order, func(i, j int32) int {
+		a, b := &given[i], &given[j]
 		if c := strings.Compare(a.Key, b.Key); c != 0 || text[a.Key] == 1 {
 			return c
 		}
@@ -63,7 +83,17 @@ func canonical(m *Model) ([]Policy, error) {
 		right, _ := json.Marshal(b)
 		return cmp.Compare(string(left), string(right))
 	})
-	return policies, nil
+	m.given, m.place = slices.Clone(given), nil
+	if len(text) == len(given) { // among several of one key the place depends on what they say
+		m.place = make([]int32, len(given))
+	}
+	for at, i := range order {
+		sorted[at] = given[i]
+		if m.place != nil {
+			m.place[i] = int32(at)
+		}
+	}
+	return sorted, nil
 }
 
 func (p *Policy) validate() error {
@@ -217,7 +247,7 @@ func compileImage(node string, policies []Policy, options Options, n *Numbers, m
 	if written > limit {
 		return nil, fmt.Errorf("compile: %w", c.tooLarge(written, limit))
 	}
-	k := newKeys(node, policies, options, n)
+	k := newKeys(node, policies, options, n, memo)
 	bytes, err := c.out.image(n.Generation, identities, c.ports, k, &memo.chunks)
 	if err != nil {
 		return nil, fmt.Errorf("compile: %w", err)

@@ -315,6 +315,9 @@ func (c *podChange) commit(plan *Plan) {
 		s.numbers.Endpoints[name] = slot
 		r.slots[slot] = true
 	}
+	if len(c.tenancy) > 0 {
+		c.memo.forgetTenancies()
+	}
 	for a, t := range c.tenancy {
 		if s.numbers.Tenancies[a].Left != 0 {
 			r.departed--

@@ -65,11 +65,8 @@ type tenancyKey struct {
 	Tenancy
 }
 
-func newKeys(node string, policies []Policy, options Options, n *Numbers) *keys {
+func newKeys(node string, policies []Policy, options Options, n *Numbers, m *memo) *keys {
 	k := &keys{Node: node, Vocabulary: n.Vocabulary, Policies: policies, Options: options, LastRule: n.LastRule}
-	for number, d := range n.Identities {
-		k.Identities = append(k.Identities, keyed{number, *d})
-	}
 	for name, number := range n.Rules {
 		k.Rules = append(k.Rules, ruleKey{number, name})
 	}
@@ -79,31 +76,64 @@ func newKeys(node string, policies []Policy, options Options, n *Numbers) *keys 
 	for name, slot := range n.Nodes {
 		k.Nodes = append(k.Nodes, nodeKey{slot, name})
 	}
-	for a, t := range n.Tenancies {
-		k.Tenancies = append(k.Tenancies, tenancyKey{a, t})
-	}
-	slices.SortFunc(k.Identities, func(a, b keyed) int { return cmp.Compare(a.Number, b.Number) })
 	slices.SortFunc(k.Rules, func(a, b ruleKey) int {
 		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Path, b.Path))
 	})
 	slices.SortFunc(k.Endpoints, func(a, b slotKey) int { return cmp.Compare(a.Slot, b.Slot) })
 	slices.SortFunc(k.Nodes, func(a, b nodeKey) int { return cmp.Compare(a.Slot, b.Slot) })
-	slices.SortFunc(k.Tenancies, func(a, b tenancyKey) int { return a.Addr.Compare(b.Addr) })
-	k.index()
+	k.Identities, k.identityIndex = m.sortedIdentities(n.Identities)
+	k.Tenancies = m.sortedTenancies(n.Tenancies)
+	k.indexRules()
 	return k
 }
 
+// sortedIdentities lists definitions by number, and finds them.
+func (m *memo) sortedIdentities(defs map[uint32]*Definition) ([]keyed, map[uint32]*Definition) {
+	if m.identities == nil || !sameMap(m.sorted, defs) {
+		m.sorted, m.identities = defs, make([]keyed, 0, len(defs))
+		for number, d := range defs {
+			m.identities = append(m.identities, keyed{number, *d})
+		}
+		slices.SortFunc(m.identities, func(a, b keyed) int { return cmp.Compare(a.Number, b.Number) })
+		m.index = indexIdentities(m.identities)
+	}
+	return m.identities, m.index
+}
+
+// sortedTenancies lists tenancies by address. Who writes to a map that was listed calls forgetTenancies.
+func (m *memo) sortedTenancies(tenancies map[netip.Addr]Tenancy) []tenancyKey {
+	if m.tenancies == nil || !sameMap(m.tenanted, tenancies) {
+		m.tenanted, m.tenancies = tenancies, make([]tenancyKey, 0, len(tenancies))
+		for a, t := range tenancies {
+			m.tenancies = append(m.tenancies, tenancyKey{a, t})
+		}
+		slices.SortFunc(m.tenancies, func(a, b tenancyKey) int { return a.Addr.Compare(b.Addr) })
+	}
+	return m.tenancies
+}
+
+func (m *memo) forgetTenancies() { m.tenanted, m.tenancies = nil, nil }
+
 func (k *keys) index() {
+	k.indexRules()
+	k.identityIndex = indexIdentities(k.Identities)
+}
+
+func indexIdentities(identities []keyed) map[uint32]*Definition {
+	index := make(map[uint32]*Definition, len(identities))
+	for i := range identities {
+		index[identities[i].Number] = &identities[i].Definition
+	}
+	return index
+}
+
+func (k *keys) indexRules() {
 	k.ruleIndex = map[uint16]RuleName{RuleHost: {"weir", "host reaches its pods"}}
 	for _, r := range k.Rules {
 		if r.Number == MaxRule {
 			r.RuleName = RuleName{"weir", "rules past the first 16381"}
 		}
 		k.ruleIndex[r.Number] = r.RuleName
-	}
-	k.identityIndex = make(map[uint32]*Definition, len(k.Identities))
-	for i := range k.Identities {
-		k.identityIndex[k.Identities[i].Number] = &k.Identities[i].Definition
 	}
 }
 

@@ -20,9 +20,17 @@ const maxKeys = 512 << 20
 // Where a list is cut depends on its elements alone, not on what has been before.
 type chunkCache struct {
 	writer     *flate.Writer
-	identities map[string]*chunk[keyed]
-	tenancies  map[string]*chunk[tenancyKey]
-	policies   map[string]*chunk[Policy]
+	identities packedList[keyed]
+	rules      packedList[ruleKey]
+	tenancies  packedList[tenancyKey]
+	policies   packedList[Policy]
+}
+
+// packedList is a list, its bytes, and its chunks by their first elements' names.
+type packedList[T any] struct {
+	list   []T
+	bytes  []byte
+	chunks map[string]*chunk[T]
 }
 
 // chunk is a run of a list and its bytes in the image.
@@ -47,22 +55,26 @@ func (k *keys) encode(c *chunkCache) ([]byte, error) {
 		c.writer = w
 	}
 	rest := *k
-	rest.Identities, rest.Tenancies, rest.Policies = nil, nil, nil
+	rest.Identities, rest.Rules, rest.Tenancies, rest.Policies = nil, nil, nil, nil
 	var out bytes.Buffer
 	head, err := c.pack(&rest)
 	if err != nil {
 		return nil, err
 	}
 	out.Write(head)
-	if c.identities, err = encodeList(c, &out, c.identities, k.Identities, func(k *keyed) string { return strconv.Itoa(int(k.Number)) },
+	if err = encodeList(c, &out, &c.identities, k.Identities, func(k *keyed) string { return strconv.Itoa(int(k.Number)) },
 		equalKeyed, func(l []keyed) *keys { return &keys{Identities: l} }); err != nil {
 		return nil, err
 	}
-	if c.tenancies, err = encodeList(c, &out, c.tenancies, k.Tenancies, func(t *tenancyKey) string { return string(t.Addr.AsSlice()) },
+	if err = encodeList(c, &out, &c.rules, k.Rules, func(r *ruleKey) string { return strconv.Itoa(int(r.Number)) },
+		func(a, b *ruleKey) bool { return *a == *b }, func(l []ruleKey) *keys { return &keys{Rules: l} }); err != nil {
+		return nil, err
+	}
+	if err = encodeList(c, &out, &c.tenancies, k.Tenancies, func(t *tenancyKey) string { return string(t.Addr.AsSlice()) },
 		func(a, b *tenancyKey) bool { return *a == *b }, func(l []tenancyKey) *keys { return &keys{Tenancies: l} }); err != nil {
 		return nil, err
 	}
-	if c.policies, err = encodeList(c, &out, c.policies, k.Policies, func(p *Policy) string { return p.Key },
+	if err = encodeList(c, &out, &c.policies, k.Policies, func(p *Policy) string { return p.Key },
 		equalPolicy, func(l []Policy) *keys { return &keys{Policies: l} }); err != nil {
 		return nil, err
 	}
@@ -90,10 +102,14 @@ func (c *chunkCache) pack(k *keys) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// encodeList writes list to out, chunk by chunk, and returns the chunks by their first elements' names.
-func encodeList[T any](c *chunkCache, out *bytes.Buffer, have map[string]*chunk[T], list []T, name func(*T) string, equal func(a, b *T) bool,
-	wrap func([]T) *keys) (map[string]*chunk[T], error) {
-	next := make(map[string]*chunk[T], len(have))
+// encodeList writes list to out, chunk by chunk. A list that is the same memory as before is the same.
+func encodeList[T any](c *chunkCache, out *bytes.Buffer, have *packedList[T], list []T, name func(*T) string, equal func(a, b *T) bool,
+	wrap func([]T) *keys) error {
+	if len(list) > 0 && len(list) == len(have.list) && &list[0] == &have.list[0] {
+		out.Write(have.bytes)
+		return nil
+	}
+	next := packedList[T]{list, nil, make(map[string]*chunk[T], len(have.chunks))}
 	hash := fnv.New32a()
 	for len(list) > 0 {
 		n := 1
@@ -106,18 +122,20 @@ func encodeList[T any](c *chunkCache, out *bytes.Buffer, have map[string]*chunk[
 		}
 		items, first := list[:n:n], name(&list[0])
 		list = list[n:]
-		old := have[first]
+		old := have.chunks[first]
 		if old == nil || !slices.EqualFunc(old.items, items, func(a, b T) bool { return equal(&a, &b) }) {
 			packed, err := c.pack(wrap(items))
 			if err != nil {
-				return nil, err
+				return err
 			}
 			old = &chunk[T]{items, packed}
 		}
-		out.Write(old.bytes)
-		next[first] = old
+		next.bytes = append(next.bytes, old.bytes...)
+		next.chunks[first] = old
 	}
-	return next, nil
+	out.Write(next.bytes)
+	*have = next
+	return nil
 }
 
 func decodeKeys(b []byte) (*keys, error) {
@@ -134,6 +152,7 @@ func decodeKeys(b []byte) (*keys, error) {
 			return nil, err
 		}
 		all.Identities = append(all.Identities, k.Identities...)
+		all.Rules = append(all.Rules, k.Rules...)
 		all.Tenancies = append(all.Tenancies, k.Tenancies...)
 		all.Policies = append(all.Policies, k.Policies...)
 	}

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"net/netip"
 	"reflect"
 	"strings"
 )
@@ -16,6 +17,15 @@ type memo struct {
 
 	policies []Policy
 	meanings []*meaning // by policy, for these populations
+
+	sorted     map[uint32]*Definition // what identities and index list
+	identities []keyed
+	index      map[uint32]*Definition
+	tenanted   map[netip.Addr]Tenancy // what tenancies lists
+	tenancies  []tenancyKey
+
+	given []Policy // the policies of the last model
+	place []int32  // where each stands when they are sorted; nil: not known
 }
 
 // meaning is what a policy says about a population.

@@ -173,7 +173,7 @@ func (p *Planner) Plan(m *Model) (*Plan, error) {
 // whole is a plan that looks at everything.
 func (p *Planner) whole(m *Model) (*Plan, error) {
 	m = m.snapshot()
-	policies, err := canonical(m)
+	policies, err := p.memo.canonical(m.Policies)
 	if err != nil {
 		return nil, err
 	}
