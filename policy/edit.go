@@ -112,6 +112,7 @@ func (p *Planner) edit(m *Model, policies []Policy, charged map[string]Overflow)
 	if len(r.touched) > 0 {
 		final.Addresses = s.addressesWith(&Delta{})
 	}
+	given := p.memo.given
 	final.Endpoints = slices.Clone(r.compiled.Endpoints)
 	for i := range final.Endpoints {
 		e := &final.Endpoints[i]
@@ -131,7 +132,7 @@ func (p *Planner) edit(m *Model, policies []Policy, charged map[string]Overflow)
 		r.compiled = final
 		clear(r.touched)
 		model := *r.model
-		model.Policies = slices.Clone(m.Policies)
+		model.Policies = given
 		r.model = &model
 		for _, policy := range come {
 			r.words.count(policy, 1)

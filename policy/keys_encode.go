@@ -7,7 +7,6 @@ import (
 	"compress/flate"
 	"encoding/json"
 	"errors"
-	"hash/fnv"
 	"io"
 	"slices"
 	"strconv"
@@ -109,21 +108,18 @@ func encodeList[T any](c *chunkCache, out *bytes.Buffer, have *packedList[T], li
 		out.Write(have.bytes)
 		return nil
 	}
-	next := packedList[T]{list, nil, make(map[string]*chunk[T], len(have.chunks))}
-	hash := fnv.New32a()
+	next := packedList[T]{list, make([]byte, 0, len(have.bytes)+1<<10), make(map[string]*chunk[T], len(have.chunks))}
 	for len(list) > 0 {
 		n := 1
 		for ; n < min(len(list), longestChunk); n++ {
-			hash.Reset()
-			io.WriteString(hash, name(&list[n-1]))
-			if hash.Sum32()%shortChunk == 0 {
+			if fnv32(name(&list[n-1]))%shortChunk == 0 {
 				break
 			}
 		}
 		items, first := list[:n:n], name(&list[0])
 		list = list[n:]
 		old := have.chunks[first]
-		if old == nil || !slices.EqualFunc(old.items, items, func(a, b T) bool { return equal(&a, &b) }) {
+		if old == nil || !equalLists(old.items, items, equal) {
 			packed, err := c.pack(wrap(items))
 			if err != nil {
 				return err
@@ -136,6 +132,15 @@ func encodeList[T any](c *chunkCache, out *bytes.Buffer, have *packedList[T], li
 	out.Write(next.bytes)
 	*have = next
 	return nil
+}
+
+// fnv32 is the FNV-1a hash of s.
+func fnv32(s string) uint32 {
+	h := uint32(2166136261)
+	for i := range len(s) {
+		h = (h ^ uint32(s[i])) * 16777619
+	}
+	return h
 }
 
 func decodeKeys(b []byte) (*keys, error) {

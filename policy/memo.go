@@ -24,7 +24,7 @@ type memo struct {
 	tenanted   map[netip.Addr]Tenancy // what tenancies lists
 	tenancies  []tenancyKey
 
-	given []Policy // the policies of the last model
+	given []Policy // the policies of the last model, in a list of our own
 	place []int32  // where each stands when they are sorted; nil: not known
 }
 

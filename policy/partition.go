@@ -10,7 +10,9 @@ type partition struct {
 	hits, fresh []int32 // scratch, by class: members of the set; what they become
 	touched     []int32 // scratch: classes with members in the set
 
-	dense []int32 // scratch of localClasses: element → its place among those that are in a list
+	// Scratch of localClasses: element → its place among those that are in a list; element → class.
+	dense []int32
+	class []uint16
 }
 
 // reset makes 0..n-1 one class.
@@ -88,13 +90,13 @@ func classesOf(set []int32, class []uint16, stamp []int32, mark int32) []int32 {
 }
 
 // localClasses divides 0..n-1 into the classes that the lists of rules do not tell apart. It returns the class of each,
-// the classes that each list consists of by the list's id, and the number of classes. Of the elements that are in no list
+// the classes that each list consists of by the list's id, and the number of classes; the first until the next call. Of the elements that are in no list
 // it takes no notice: most are in none.
 func localClasses(p *partition, n int, rules []compiledRule, of func(*compiledRule) *list) ([]uint16, map[int32][]int32, int) {
 	sets := make(map[int32][]int32, len(rules))
 	lists := make([]*list, 0, len(rules))
 	if len(p.dense) < n {
-		p.dense = make([]int32, n)
+		p.dense, p.class = make([]int32, n), make([]uint16, n)
 	}
 	members := []int32{-1} // place 0 stands for all that are in no list
 	for i := range rules {
@@ -138,7 +140,8 @@ func localClasses(p *partition, n int, rules []compiledRule, of func(*compiledRu
 	}
 	local := make([]uint16, len(members))
 	count := p.compact(order, local)
-	class := make([]uint16, n)
+	class := p.class[:n]
+	clear(class)
 	for i, e := range members[1:] {
 		class[e] = local[i+1] // the rest comes first and has 0
 	}

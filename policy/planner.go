@@ -172,7 +172,6 @@ func (p *Planner) Plan(m *Model) (*Plan, error) {
 
 // whole is a plan that looks at everything.
 func (p *Planner) whole(m *Model) (*Plan, error) {
-	m = m.snapshot()
 	policies, err := p.memo.canonical(m.Policies)
 	if err != nil {
 		return nil, err
@@ -181,7 +180,7 @@ func (p *Planner) whole(m *Model) (*Plan, error) {
 		if plan, err := p.edit(m, policies, charged); plan != nil || err != nil {
 			return plan, err
 		}
-		return p.attempt(m, policies, charged)
+		return p.attempt(m.snapshot(), policies, charged)
 	})
 }
 

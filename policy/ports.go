@@ -116,7 +116,13 @@ func (s *portSpace) in(r portRange) []int32 {
 // tables writes the image's protocols and classes.
 func (s *portSpace) tables() (protocols []uint32, classes []uint16) {
 	protocols = make([]uint32, 0, 512)
-	classes = []uint16{0} // all of the protocols that no rule names
+	size := 1
+	for protocol := range 256 {
+		if len(s.atoms[protocol]) > 0 {
+			size += int(portMask(uint8(protocol))) + 1
+		}
+	}
+	classes = append(make([]uint16, 0, size), 0) // all of the protocols that no rule names
 	for protocol := range 256 {
 		atoms := s.atoms[protocol]
 		if len(atoms) == 0 {
