@@ -54,14 +54,18 @@ func (c *compiler) rows(limit int) (identities []imageIdentity, written int, err
 				before := c.out.size()
 				most := limit
 				if written > limit {
-					most = limit / 8 // whoever has such a row is charged anyway
+					most = limit / 64 // whoever has such a row is charged anyway
 				}
 				if row, err = c.row(rules, isolated, isolated && dir == Ingress && !c.options.HostByRule, most); err != nil {
 					return nil, 0, err
 				}
 				known[string(key)] = row
-				c.costs = append(c.costs, rowCost{rules, c.out.size() - before})
-				if written += c.out.size() - before; written > limit {
+				bytes := c.out.size() - before
+				if bytes > most {
+					bytes = max(bytes, 2*c.extent(rules)) // only begun
+				}
+				c.costs = append(c.costs, rowCost{rules, bytes})
+				if written += bytes; written > limit {
 					c.out = writer{}
 				}
 			}
