@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -224,15 +225,15 @@ func benchSteps(b *testing.B, m *Model, model func(int) *Model, kind func(*Plan)
 		p.Commit(plan)
 	}
 	runtime.GC()
-	peak, least := resetPeak(), time.Duration(math.MaxInt64)
+	peak, least, cpu := resetPeak(), time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
 	i := 0
 	for b.Loop() {
-		next, start := model(i), time.Now()
+		next, start, began := model(i), time.Now(), cpuTime()
 		plan, err := p.Plan(next)
 		if err != nil {
 			b.Fatal(err)
 		}
-		least = min(least, time.Since(start))
+		least, cpu = min(least, time.Since(start)), min(cpu, cpuTime()-began)
 		if !kind(plan) {
 			b.Fatalf("step %d: interim %v, swap %v", i, plan.Interim != nil, plan.Swap)
 		}
@@ -241,6 +242,14 @@ func benchSteps(b *testing.B, m *Model, model func(int) *Model, kind func(*Plan)
 	}
 	b.ReportMetric(peak(), "peak-MB")
 	b.ReportMetric(float64(least.Microseconds())/1000, "min-ms")
+	b.ReportMetric(float64(cpu.Microseconds())/1000, "min-cpu-ms")
+}
+
+// cpuTime is what the process has used so far, the collector's share included: on a busy machine it says more than a clock.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func policyOfLocalPod(b *testing.B, m *Model) int {

@@ -35,7 +35,8 @@ func (p *Pod) id() podID { return podID{p.Namespace, p.Name} }
 // resident is what a planner keeps of the model that is live, so that a change of pods costs no look at the others. It is
 // the planner's only state that changes in place, by Commit.
 type resident struct {
-	model    *Model // all but its pods
+	model    *Model         // its pods are those of the last plan that was no delta
+	changing map[podID]bool // pods that are not as the model has them
 	pods     map[podID]*Pod
 	resolver *resolver // with the owners of all addresses
 	cidrs    map[netip.Prefix]bool
@@ -52,7 +53,7 @@ type resident struct {
 
 func newResident(g *planning, c *Compiled) *resident {
 	r := &resident{
-		model: g.model, resolver: g.resolver, compiled: c, touched: map[netip.Prefix]bool{},
+		model: g.model, resolver: g.resolver, compiled: c, touched: map[netip.Prefix]bool{}, changing: map[podID]bool{},
 		pods: make(map[podID]*Pod, len(g.model.Pods)), cidrs: map[netip.Prefix]bool{}, uses: make(map[string]int, len(g.used)),
 		slots: make(map[uint16]bool, len(g.numbers.Endpoints)), backends: map[netip.Addr]bool{},
 	}
@@ -181,6 +182,10 @@ func (r *resident) changedPods(m *Model) (pods []*Pod, gone []podID, ok bool) {
 	known := 0
 	for i := range m.Pods {
 		pod := &m.Pods[i]
+		if i < len(was.Pods) && equalPod(&was.Pods[i], pod) && (len(r.changing) == 0 || !r.changing[pod.id()]) {
+			known++ // mostly they are where they were
+			continue
+		}
 		old := r.pods[pod.id()]
 		if old != nil {
 			known++

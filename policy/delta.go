@@ -288,6 +288,7 @@ func (c *podChange) commit(plan *Plan) {
 			if r.uses[old.key]--; r.uses[old.key] == 0 {
 				delete(r.uses, old.key)
 				delete(s.inUse, old.key)
+				s.allInUse = false
 			}
 		}
 		if o == nil {
@@ -299,6 +300,7 @@ func (c *podChange) commit(plan *Plan) {
 		s.inUse[o.key] = true
 	}
 	for id, pod := range c.pods {
+		r.changing[id] = true
 		if pod == nil {
 			delete(r.pods, id)
 		} else {

@@ -120,11 +120,12 @@ func (p *Planner) edit(m *Model, policies []Policy, charged map[string]Overflow)
 	}
 	next := *s
 	next.image, next.numbers, next.policies, next.rulesInUse = img, &n, policies, g.rules
+	next.allInUse, next.restingIdentities = true, nil
 	if !sameMap(n.Identities, s.numbers.Identities) {
 		next.identities = identityNames(n.Identities)
+		next.restingIdentities = released(s.identities, next.identities)
 	}
-	next.restingIdentities, next.restingRules = released(s.identities, next.identities), released(s.numbers.Rules, n.Rules)
-	next.restingEndpoints, next.restingNodes = nil, nil
+	next.restingRules, next.restingEndpoints, next.restingNodes = released(s.numbers.Rules, n.Rules), nil, nil
 	plan := &Plan{Final: final, Swap: true, Step: &Step{}, next: &next}
 	next.step = plan.Step
 	plan.commit = func(p *Planner) {
@@ -152,6 +153,9 @@ func (r *resident) pure(m *Model) bool {
 
 // inUseOnly are the definitions that addresses have, and the reserved ones.
 func (s *state) inUseOnly() map[uint32]*Definition {
+	if s.allInUse {
+		return s.numbers.Identities
+	}
 	keep := func(number uint32, d *Definition) bool { return number < FirstIdentity || s.inUse[identityName(d)] }
 	for number, d := range s.numbers.Identities {
 		if !keep(number, d) {

@@ -46,6 +46,7 @@ type state struct {
 
 	identities map[string]uint32 // every number the live image defines, by identityName
 	inUse      map[string]bool   // those that addresses have
+	allInUse   bool              // inUse names every number that is not reserved; false: not known
 	rulesInUse map[RuleName]bool
 	addresses  map[netip.Prefix]Address
 	exceptions map[netip.Addr]bool // addresses with a number of their own
