@@ -4,7 +4,6 @@ package policy
 
 import (
 	"cmp"
-	"encoding/binary"
 	"slices"
 )
 
@@ -78,26 +77,68 @@ func (s *portSpace) sweep(protocol uint8, list []portRange) {
 		sorted = append(sorted, p)
 	}
 	slices.Sort(sorted)
-	classes := map[string]uint16{"": 0}
-	var active []int32 // indexes into list, ascending
-	var signature []byte
+	ends := make([]int32, len(list)) // indexes into list, by where the ranges end
+	for i := range ends {
+		ends[i] = int32(i)
+	}
+	slices.SortFunc(ends, func(a, b int32) int { return cmp.Or(cmp.Compare(list[a].last, list[b].last), cmp.Compare(a, b)) })
+	active := newIndexSet(len(list))
+	classes := map[uint32]uint16{0: 0}
 	next := 0
 	for _, port := range sorted {
-		active = slices.DeleteFunc(active, func(i int32) bool { return list[i].last < port })
+		for ; len(ends) > 0 && list[ends[0]].last < port; ends = ends[1:] {
+			active.set(int(ends[0]), 0)
+		}
 		for ; next < len(list) && list[next].first == port; next++ {
-			active = append(active, int32(next))
+			active.set(next, 1)
 		}
-		signature = signature[:0]
-		for _, i := range active {
-			signature = binary.LittleEndian.AppendUint32(signature, uint32(i))
-		}
-		class, ok := classes[string(signature)]
+		class, ok := classes[active.name()]
 		if !ok {
 			class = uint16(s.count)
 			s.count++
-			classes[string(signature)] = class
+			classes[active.name()] = class
 		}
 		s.atoms[protocol] = append(s.atoms[protocol], portAtom{port, class})
+	}
+}
+
+// indexSet is a set of 0..n-1 that knows whether it was the same before: a binary tree in which equal subtrees have one
+// name, at whatever time they were made (hash consing: Filliâtre and Conchon, ML 2006). A change costs log n.
+type indexSet struct {
+	leaves int
+	nodes  []uint32             // of the tree, the root at 1: their names; 0 is the empty one, whatever its size
+	names  map[[3]uint32]uint32 // height, left and right → name
+}
+
+func newIndexSet(n int) *indexSet {
+	s := &indexSet{leaves: 1, names: map[[3]uint32]uint32{}}
+	for s.leaves < n {
+		s.leaves *= 2
+	}
+	s.nodes = make([]uint32, 2*s.leaves)
+	return s
+}
+
+// name is equal for equal sets, and 0 for the empty one.
+func (s *indexSet) name() uint32 { return s.nodes[1] }
+
+// set puts i in (1) or takes it out (0).
+func (s *indexSet) set(i int, in uint32) {
+	at := s.leaves + i
+	s.nodes[at] = in
+	for height := uint32(1); at > 1; height++ {
+		at /= 2
+		key := [3]uint32{height, s.nodes[2*at], s.nodes[2*at+1]}
+		if key[1]|key[2] == 0 {
+			s.nodes[at] = 0
+			continue
+		}
+		name, ok := s.names[key]
+		if !ok {
+			name = uint32(len(s.names) + 1)
+			s.names[key] = name
+		}
+		s.nodes[at] = name
 	}
 }
 
