@@ -15,8 +15,8 @@ import (
 // errOtherTables is a plan of changes, and the tables are not those that it changes.
 var errOtherTables = errors.New("the tables are not those that the plan's changes are about: a whole model must be planned")
 
-// applyDelta is apply for a plan whose image is live and whose tables differ from these in its Delta only: the same steps, in
-// the same order, for nothing but the pods that change.
+// applyDelta is apply for a plan without interim image, whose tables differ from these in its Delta only: the same steps, in
+// the same order, for nothing but what changes.
 func (t *Tables) applyDelta(plan *policy.Plan) error {
 	final, d := plan.Final, plan.Delta
 	set, gone := deltaEntries(d)
@@ -26,6 +26,11 @@ func (t *Tables) applyDelta(plan *policy.Plan) error {
 	}
 	if err := errors.Join(t.addresses.fitsMore(set), t.services.fits(services)); err != nil {
 		return err
+	}
+	if plan.Swap {
+		if err := t.image.fits(final.Image); err != nil {
+			return err
+		}
 	}
 	for i := range d.Endpoints {
 		if e := &d.Endpoints[i]; int(e.Slot) >= bpf.MaxEndpoints {
@@ -71,6 +76,11 @@ func (t *Tables) applyDelta(plan *policy.Plan) error {
 	}
 	if d.Services {
 		if err := t.services.replace(services); err != nil {
+			return err
+		}
+	}
+	if plan.Swap {
+		if err := t.swap(final.Image); err != nil {
 			return err
 		}
 	}

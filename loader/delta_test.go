@@ -16,12 +16,21 @@ import (
 )
 
 // podChanges changes pods so that every identity stays among those that are known: one comes that is like another, goes,
-// moves to another's node, or takes over an address.
+// moves to another's node, or takes over an address; or it changes a policy.
 func podChanges(r *rand.Rand, m *policy.Model) (*policy.Model, policy.Changes) {
 	next, c := *m, policy.Changes{}
 	next.Pods = slices.Clone(m.Pods)
 	twin := next.Pods[r.IntN(len(next.Pods))]
-	switch r.IntN(4) {
+	switch r.IntN(5) {
+	case 4: // none of them: a policy selects others
+		next.Policies = slices.Clone(m.Policies)
+		i := r.IntN(len(next.Policies))
+		next.Policies[i].Subject = policy.Selector{{Key: "app", Op: policy.In, Values: []string{string(rune('a' + r.IntN(3)))}}}
+		if next.Policies[i].Tier == policy.TierNormal {
+			next.Policies[i].Isolates[r.IntN(2)] = r.IntN(2) == 0
+		}
+		c.Policies = next.Policies
+		return &next, c
 	case 0:
 		i := r.IntN(len(next.Pods))
 		c.GonePods = []string{next.Pods[i].Key()}
@@ -52,7 +61,7 @@ func podChanges(r *rand.Rand, m *policy.Model) (*policy.Model, policy.Changes) {
 // A delta leaves the same tables as a whole plan, and keeps at each write what a whole plan keeps; so it does if the agent
 // dies there and the next one completes the work.
 func TestDeltaCutAnywhere(t *testing.T) {
-	r, deltas, total := newRand(t), 0, 0
+	r, deltas, swaps, total := newRand(t), 0, 0, 0
 	for range 25 {
 		from := randomModel(r)
 		to, changes := podChanges(r, from)
@@ -85,7 +94,9 @@ func TestDeltaCutAnywhere(t *testing.T) {
 			closeTables(t, tables)
 			continue
 		}
-		deltas++
+		if deltas++; plan.Swap {
+			swaps++
+		}
 		view, points := seen{tables}, 0
 		tables.writes.before = func() {
 			points++
@@ -131,8 +142,8 @@ func TestDeltaCutAnywhere(t *testing.T) {
 			closeTables(t, tables)
 		}
 	}
-	if deltas < 10 || total < 30 {
-		t.Errorf("only %d deltas, %d writes", deltas, total)
+	if deltas < 10 || swaps < 1 || total < 30 {
+		t.Errorf("only %d deltas, %d of them with an image, %d writes", deltas, swaps, total)
 	}
 }
 

@@ -86,7 +86,7 @@ func body(img *Image) []byte { return img.bytes[imageHeaderSize:img.u32(offKeys)
 // After whatever sequence of whole models and of changes, the tables are those that Compile makes of the model and the
 // numbers, byte for byte, and a delta applied to the tables before gives them, too.
 func TestChangesComeToWhatCompileMakes(t *testing.T) {
-	deltas, images := 0, 0
+	deltas, edits, images := 0, 0, 0
 	eachSeed(t, 60, func(t *testing.T, r *rand.Rand) {
 		from := withServices(r, randomModel(r))
 		p := NewPlanner()
@@ -98,7 +98,15 @@ func TestChangesComeToWhatCompileMakes(t *testing.T) {
 			case 0:
 				to = withServices(r, mutate(r, from))
 			case 1:
-				to.Services = from.Services
+				to = clonePods(from)
+				to.Policies = slices.Clone(from.Policies)
+				if n := len(to.Policies); n > 0 {
+					p := &to.Policies[r.IntN(n)]
+					p.Subject = randomSelector(r)
+					if p.Tier == TierNormal {
+						p.Isolates[r.IntN(2)] = r.IntN(2) == 0
+					}
+				}
 			}
 			if r.IntN(4) == 0 { // a plan that comes to nothing
 				if _, err := p.PlanChanges(changesBetween(from, mutatePods(r, from))); err != nil {
@@ -117,8 +125,11 @@ func TestChangesComeToWhatCompileMakes(t *testing.T) {
 			}
 			if d := plan.Delta; d != nil {
 				deltas++
-				if plan.Interim != nil || plan.Swap {
-					t.Fatal("a delta with an image")
+				if plan.Swap {
+					edits++
+				}
+				if plan.Interim != nil || plan.Swap == (plan.Final.Image == p.live.image) {
+					t.Fatal("a delta with another image than the last one, which is to be swapped in")
 				}
 				for _, a := range d.Set {
 					if k[a.Prefix] == a {
@@ -152,8 +163,8 @@ func TestChangesComeToWhatCompileMakes(t *testing.T) {
 			from = to
 		}
 	})
-	if os.Getenv("WEIR_SEED") == "" && (deltas < 100 || images < 100) {
-		t.Errorf("%d deltas, %d plans with images", deltas, images)
+	if os.Getenv("WEIR_SEED") == "" && (deltas < 100 || edits < 10 || images < 100) {
+		t.Errorf("%d deltas, %d of them edits, %d plans with images", deltas, edits, images)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 	"slices"
 )
 
-// Delta is how the tables of a plan differ from those of the plan before it, where no image is due.
+// Delta is how the tables of a plan differ from those of the plan before it, where all that else may be due is the final
+// image.
 type Delta struct {
 	After     *Step // the plan whose tables these are changes of
 	Set       []Address

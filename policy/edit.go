@@ -126,7 +126,7 @@ func (p *Planner) edit(m *Model, policies []Policy, charged map[string]Overflow)
 		next.restingIdentities = released(s.identities, next.identities)
 	}
 	next.restingRules, next.restingEndpoints, next.restingNodes = released(s.numbers.Rules, n.Rules), nil, nil
-	plan := &Plan{Final: final, Swap: true, Step: &Step{}, next: &next}
+	plan := &Plan{Final: final, Swap: true, Step: &Step{}, next: &next, Delta: &Delta{After: s.step, Endpoints: final.Endpoints}}
 	next.step = plan.Step
 	plan.commit = func(p *Planner) {
 		p.live = &next

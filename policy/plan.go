@@ -15,8 +15,8 @@ type Plan struct {
 	// Overflow lists the namespaces whose policies Final does not hold because they are too large, sorted.
 	Overflow []Overflow
 
-	// Delta, if not nil, is all that Final's tables differ in from those of the plan carried out before; there are no images
-	// then. In a plan of changes, Final.Addresses is nil with it.
+	// Delta, if not nil, is all that Final's tables differ in from those of the plan carried out before; there is no Interim
+	// then. In a plan of changes of pods, Final.Addresses is nil with it.
 	Delta *Delta
 	Step  *Step // stands for Final's tables
 
