@@ -74,7 +74,7 @@ func (t *Tables) apply(plan *policy.Plan) error {
 	if err := t.retire(final, entries, plan.Swap); err != nil {
 		return err
 	}
-	t.step = plan.Step
+	t.step, t.retireDue = plan.Step, false
 	t.log.Debug("applied plan", "generation", t.generation(), "addresses", len(entries.entries), "endpoints",
 		len(final.Endpoints), "services", len(services), "ignored_ipv6", ignored, "overflow", len(t.addresses.overflow.entries))
 	return nil
@@ -214,6 +214,7 @@ func (t *Tables) Tick(now time.Time) error {
 		t.shared.bumpAddrGeneration()
 		t.bumpDue = false
 		delete(t.lingering, p)
+		t.retireDue = true
 	}
 	return nil
 }

@@ -84,26 +84,33 @@ func (t *Tables) applyDelta(plan *policy.Plan) error {
 			return err
 		}
 	}
-	if err := t.clearEndpoints(d.GoneSlots); err != nil {
+	if err := t.retireDelta(final, d); err != nil {
 		return err
 	}
 	t.step = plan.Step
 	return nil
 }
 
-// clearEndpoints clears slots that no address leads to any more, when no program can still be reading them.
-func (t *Tables) clearEndpoints(slots []uint16) error {
-	if len(slots) == 0 {
-		return nil
+// retireDelta is retire for the endpoints of a delta, and for nodes if a grace of theirs has ended.
+func (t *Tables) retireDelta(final *policy.Compiled, d *policy.Delta) error {
+	var nodes []uint16
+	if t.retireDue {
+		nodes = t.nodes.gone(final.Nodes, t.addresses.entries)
 	}
-	if err := t.quiesce(); err != nil {
-		return err
+	if len(d.GoneSlots)+len(nodes) > 0 {
+		if err := t.quiesce(); err != nil {
+			return err
+		}
 	}
-	for _, slot := range slots {
+	for _, slot := range d.GoneSlots {
 		if err := t.endpoints.clear(slot); err != nil {
 			return err
 		}
 	}
+	for _, slot := range nodes {
+		t.nodes.clear(slot)
+	}
+	t.retireDue = false
 	return nil
 }
 

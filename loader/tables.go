@@ -64,6 +64,7 @@ type Tables struct {
 	lingering map[prefix4]linger
 	flowStats FlowStats
 	step      *policy.Step // of the plan that the tables hold; nil: not known
+	retireDue bool         // nodes may have lost their last address since the last Apply
 	bumpDue   bool         // addresses may have changed without the second bump of their generation
 }
 
