@@ -249,8 +249,18 @@ func (c *compiler) tooLarge(size, limit int) error {
 
 // divide finds the peer classes and the port classes.
 func (c *compiler) divide() error {
-	sets := map[string][]int32{}
-	ranges := map[portRange]bool{}
+	sets, ranges := c.distinctions()
+	if err := c.dividePeers(sets); err != nil {
+		return err
+	}
+	var err error
+	c.ports, err = newPortSpace(ranges)
+	return err
+}
+
+// distinctions lists the sets of identities and the ranges of ports that policies tell apart.
+func (c *compiler) distinctions() (sets map[string][]int32, ranges map[portRange]bool) {
+	sets, ranges = map[string][]int32{}, map[portRange]bool{}
 	for i := range c.policies {
 		if len(c.selected[i]) == 0 {
 			continue
@@ -270,7 +280,10 @@ func (c *compiler) divide() error {
 	}
 	standing := hostPeer()
 	sets[peerKey(&standing)] = c.all.matching(&standing)
+	return sets, ranges
+}
 
+func (c *compiler) dividePeers(sets map[string][]int32) error {
 	c.peerParts.reset(len(c.all.defs))
 	for _, key := range slices.Sorted(maps.Keys(sets)) {
 		c.peerParts.split(sets[key])
@@ -292,10 +305,6 @@ func (c *compiler) divide() error {
 	c.peerCount = c.peerParts.compact(order, c.peerClass)
 	if c.peerCount > 0xffff {
 		return fmt.Errorf("divide peers: %w kinds of identities: %d classes", ErrTooMany, c.peerCount)
-	}
-	var err error
-	if c.ports, err = newPortSpace(ranges); err != nil {
-		return err
 	}
 	c.stamp = make([]int32, c.peerCount)
 	return nil
