@@ -28,7 +28,7 @@ bench-quick: build ## CPU ns per packet of the datapath beside an empty program 
 .PHONY: bench-compile
 bench-compile: ## time, memory and sizes of planning, in realistic and in adversarial clusters
 	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Scratch|Policy|Pod)' -benchtime 30x -timeout 60m
-	$(GO) test ./policy -run '^$$' -bench '^BenchmarkAdversarial' -benchtime 1x -timeout 60m
+	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Adversarial|Diff)' -benchtime 1x -timeout 60m
 
 .PHONY: generate
 generate: deps ## the objects and Go types from the BPF sources

@@ -190,20 +190,6 @@ func BenchmarkPodOfKnownIdentity(b *testing.B) {
 	}
 }
 
-// Two compiled models of one node that differ in one policy of many subjects are compared.
-func BenchmarkDiff(b *testing.B) {
-	m := Synthetic(10000, 10000, 250, 1)
-	next := *m
-	next.Policies = append(slices.Clip(m.Policies), Policy{
-		Key: "CiliumClusterwideNetworkPolicy everybody", Rules: []Rule{{Path: "spec.ingressDeny[0]", Action: Deny,
-			Peers: []Peer{{Kind: PeerSelector, Selector: labels("app", In, "app-7")}}, Ports: []PortMatch{tcp(9090, 9090)}}},
-	})
-	old, now := build(b, m), build(b, &next)
-	for b.Loop() {
-		b.ReportMetric(float64(len(Diff(old, now))), "changes")
-	}
-}
-
 func BenchmarkLookup(b *testing.B) {
 	c := build(b, Synthetic(1000, 10000, 250, 1))
 	i := 0
@@ -297,5 +283,41 @@ func resetPeak() func() float64 {
 		}
 		kb, _ := strconv.Atoi(string(fields[0]))
 		return float64(kb) / 1000
+	}
+}
+
+// What becomes of 10,000 identities in a whole cluster: one policy edited, the same in every namespace, everything isolated.
+func BenchmarkDiff10000(b *testing.B) {
+	old := Synthetic(1000, 10000, 250, 1)
+	edit := *old
+	edit.Policies = append([]Policy(nil), old.Policies...)
+	rule := edit.Policies[500].Rules[0]
+	rule.Ports = append([]PortMatch{{Protocol: TCP, First: 7000, Last: 7010}}, rule.Ports...)
+	edit.Policies[500].Rules = append([]Rule{rule}, edit.Policies[500].Rules[1:]...)
+	every := *old
+	every.Policies = Synthetic(1000, 10000, 250, 2).Policies
+	isolated := *old
+	for ns := range 250 {
+		isolated.Policies = append(isolated.Policies[:len(isolated.Policies):len(isolated.Policies)], Policy{Key: "NetworkPolicy " + syntheticNamespace(ns) + "/deny",
+			Subject:  Selector{{Key: namespaceLabel, Op: In, Values: []string{syntheticNamespace(ns)}}},
+			Isolates: [2]bool{true, true}})
+	}
+	large := Synthetic(10000, 10000, 250, 1)
+	largeEdit := *large
+	largeEdit.Policies = Synthetic(10000, 10000, 250, 2).Policies
+	for _, c := range []struct {
+		name     string
+		old, now *Model
+	}{{"nothing", old, old}, {"edit", old, &edit}, {"isolated", old, &isolated}, {"everything", old, &every}, {"everything-10000-policies", large, &largeEdit}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				d, err := Differences(c.old, c.now, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(len(d.Relations)), "relations")
+			}
+		})
 	}
 }

@@ -260,14 +260,28 @@ func compileImage(node string, policies []Policy, options Options, n *Numbers, m
 
 // divide finds the peer classes and the port classes.
 func (c *compiler) divide() error {
-	sets := map[string][]int32{}
-	ranges := map[portRange]bool{}
+	sets, ranges := c.distinctions()
+	if err := c.dividePeers(sets); err != nil {
+		return err
+	}
+	if c.ports = newPortSpace(ranges); c.ports.count > maxClasses {
+		return c.tooManyPorts(c.ports.count)
+	}
+	return nil
+}
+
+// distinctions lists the sets of identities and the ranges of ports that policies tell apart.
+func (c *compiler) distinctions() (sets map[string][]int32, ranges map[portRange]bool) {
+	sets, ranges = map[string][]int32{}, map[portRange]bool{}
 	for i := range c.policies {
 		c.dividePolicy(int32(i), sets, ranges)
 	}
 	standing := hostPeer()
 	sets[peerKey(&standing)] = c.all.matching(&standing)
+	return sets, ranges
+}
 
+func (c *compiler) dividePeers(sets map[string][]int32) error {
 	c.peerParts.reset(len(c.all.defs))
 	for _, key := range slices.Sorted(maps.Keys(sets)) {
 		c.peerParts.split(sets[key])
@@ -289,9 +303,6 @@ func (c *compiler) divide() error {
 	c.peerCount = c.peerParts.compact(order, c.peerClass)
 	if c.peerCount > maxClasses {
 		return c.tooManyPeers()
-	}
-	if c.ports = newPortSpace(ranges); c.ports.count > maxClasses {
-		return c.tooManyPorts(c.ports.count)
 	}
 	c.stamp = make([]int32, c.peerCount)
 	return nil

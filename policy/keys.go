@@ -15,6 +15,12 @@ type RuleName struct {
 	Path   string `json:"path"`   // Rule.Path
 }
 
+// What is not a rule of any object has a name all the same.
+const (
+	ownPolicy = "weir"
+	hostRule  = "host reaches its pods"
+)
+
 // PodName names a pod and tells it from an earlier one of the same key.
 type PodName struct {
 	Pod string `json:"pod"` // Pod.Key
@@ -128,10 +134,10 @@ func indexIdentities(identities []keyed) map[uint32]*Definition {
 }
 
 func (k *keys) indexRules() {
-	k.ruleIndex = map[uint16]RuleName{RuleHost: {"weir", "host reaches its pods"}}
+	k.ruleIndex = map[uint16]RuleName{RuleHost: {ownPolicy, hostRule}}
 	for _, r := range k.Rules {
 		if r.Number == MaxRule {
-			r.RuleName = RuleName{"weir", "rules past the first 16381"}
+			r.RuleName = RuleName{ownPolicy, "rules past the first 16381"}
 		}
 		k.ruleIndex[r.Number] = r.RuleName
 	}

@@ -94,7 +94,7 @@ func runCheck(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 func (r *checkRun) code(err error) int {
 	switch {
 	case err != nil:
-		r.complain(err)
+		complain(r.stderr, "weir check", err)
 		return checkUnanswer
 	case r.unfit:
 		return checkUnanswer
@@ -102,13 +102,6 @@ func (r *checkRun) code(err error) int {
 		return checkDiffers
 	}
 	return checkFine
-}
-
-// complain writes an error, one line for each of those that it joins.
-func (r *checkRun) complain(err error) {
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(r.stderr, "weir check: %s\n", strings.TrimSuffix(line, "\n"))
-	}
 }
 
 func (r *checkRun) open(rest []string, manifests, judgeName, output string, stdout io.Writer) error {
@@ -127,29 +120,20 @@ func (r *checkRun) open(rest []string, manifests, judgeName, output string, stdo
 	if !slices.Contains([]string{"kernel", "image", "oracle", "all"}, judgeName) {
 		return fmt.Errorf("read flags: --judge is %q: it must be kernel, image, oracle or all", judgeName)
 	}
-	objs, err := k8s.ReadDir(manifests)
+	set, err := openSet(manifests, r.options)
 	if err != nil {
 		return err
 	}
-	objs = k8s.Expand(objs)
-	if r.cluster, err = newCluster(objs); err != nil {
-		return err
-	}
-	brain, err := newBrain(objs, r.cluster, r.options)
-	if err != nil {
-		return err
-	}
-	for _, warning := range brain.warnings {
-		fmt.Fprintf(r.stderr, "weir check: warning: %s\n", warning)
-	}
+	r.cluster = set.cluster
+	set.warn(r.stderr, "weir check")
 	if judgeName == "kernel" || judgeName == "all" {
-		r.judges = append(r.judges, newKernelJudge(brain))
+		r.judges = append(r.judges, newKernelJudge(set.brain))
 	}
 	if judgeName == "image" || judgeName == "all" {
-		r.judges = append(r.judges, &imageJudge{brain: brain})
+		r.judges = append(r.judges, &imageJudge{brain: set.brain})
 	}
 	if judgeName == "oracle" || judgeName == "all" {
-		r.judges = append(r.judges, newOracleJudge(objs, r.options))
+		r.judges = append(r.judges, newOracleJudge(set.objects, r.options))
 	}
 	return nil
 }

@@ -33,6 +33,8 @@ func verbs() []verb {
 		{"bench", "measure what the program on the NIC costs", runBench},
 		{"check", "ask the datapath what it would do, without a cluster", runCheck},
 		{"demo", "show it on a lab of real kernel parts", runDemo},
+		{"diff", "say what a change of manifests would allow and deny", runDiff},
+		{"explain", "say why a packet passes or not, and by which rule", runExplain},
 		{"lint", "say about manifests what a careful reviewer would", runLint},
 		{"version", "print the version", runVersion},
 	}
