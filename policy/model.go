@@ -109,8 +109,10 @@ const MaxPriority = 1000
 // Policy is one policy object, or one of the specs of an object that has several.
 type Policy struct {
 	// Key names the object for people and metrics: "CiliumNetworkPolicy default/frontend-to-backend".
-	Key  string
-	Tier Tier `json:",omitempty"`
+	Key string
+	// Audit says that the policy is under audit: it enforces nothing; what it would deny is found out beside the verdict.
+	Audit bool `json:",omitempty"`
+	Tier  Tier `json:",omitempty"`
 	// Priority orders the policies of an ordered tier, the lowest first; equal ones go by Key. TierNormal does not read it.
 	Priority int32    `json:",omitempty"`
 	Subject  Selector // of pods; the namespace is already a requirement of it

@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -12,8 +11,8 @@ import (
 
 // imageIdentity is what the image says of an identity; row 0 is none.
 type imageIdentity struct {
-	peerClass uint16
-	rows      [2]uint16
+	peerClass     uint16
+	rows, audited [2]uint16 // of the enforced and of the audited plane
 }
 
 // rows writes every local identity's rows to c.out and returns the identity table, by number.
@@ -34,55 +33,64 @@ func (c *compiler) rows(limit int) ([]imageIdentity, error) {
 	known := map[string]uint16{}
 	for s, policies := range by {
 		for _, dir := range []Direction{Ingress, Egress} {
-			rules, isolated, policed, err := c.effective(policies, int32(s), dir)
+			enforced, audited, err := c.planes(policies, int32(s), dir)
 			if err != nil {
 				return nil, err
 			}
-			if !policed {
+			if !audited.policed {
 				continue
 			}
-			key := []byte{byte(dir), 0}
-			if isolated {
-				key[1] = 1
-			}
-			for _, r := range rules {
-				key = binary.LittleEndian.AppendUint32(key, uint32(r))
-			}
-			row, ok := known[string(key)]
-			if !ok {
-				before := c.out.size()
-				if row, err = c.row(rules, isolated, isolated && dir == Ingress && !c.options.HostByRule); err != nil {
-					return nil, err
+			write := func(spec rowSpec) uint16 {
+				key := spec.key(dir)
+				row, ok := known[key]
+				if ok || err != nil {
+					return row
 				}
-				known[string(key)] = row
+				before := c.out.size()
+				if row, err = c.row(&spec); err != nil {
+					return 0
+				}
+				known[key] = row
 				c.cost[c.locals.defs[s].Labels[namespaceLabel]] += c.out.size() - before
 				if c.out.size() > limit {
-					return nil, c.tooLarge(c.out.size(), limit)
+					err = c.tooLarge(c.out.size(), limit)
 				}
+				return row
 			}
-			identities[c.locals.numbers[s]].rows[dir] = row
+			id := &identities[c.locals.numbers[s]]
+			id.audited[dir] = write(rowSpec{plane: audited})
+			id.rows[dir] = id.audited[dir]
+			if !enforced.equal(&audited) {
+				id.rows[dir] = write(rowSpec{plane: enforced, audited: &audited})
+			}
+			if err != nil {
+				return nil, err
+			}
 		}
 	}
 	return identities, nil
 }
 
-// effective lists the compiled rules, sorted, that policies apply to a local pod in one direction.
-func (c *compiler) effective(policies []int32, subject int32, dir Direction) (rules []int32, isolated, policed bool, err error) {
+// effective is what policies mean for a local pod in one direction.
+func (c *compiler) effective(policies []int32, subject int32, dir Direction) (e plane, err error) {
 	for _, i := range policies {
 		p := &c.policies[i]
-		isolated = isolated || p.Isolates[dir]
+		e.isolated = e.isolated || p.Isolates[dir]
 		for j := range p.Rules {
 			if p.Rules[j].Direction != dir {
 				continue
 			}
-			policed = true
-			if rules, err = c.compileRule(i, int32(j), subject, rules); err != nil {
-				return nil, false, false, err
+			e.policed = true
+			if e.rules, err = c.compileRule(i, int32(j), subject, e.rules); err != nil {
+				return plane{}, err
 			}
 		}
 	}
-	slices.Sort(rules)
-	return slices.Compact(rules), isolated, policed || isolated, nil
+	slices.Sort(e.rules)
+	e.rules = slices.Compact(e.rules)
+	e.policed = e.policed || e.isolated
+	e.standing = e.isolated && dir == Ingress && !c.options.HostByRule
+	return e, nil
 }
 
 // compileRule appends what a rule means to a subject, as indexes of c.rules.
@@ -100,7 +108,7 @@ func (c *compiler) compileRule(policy, rule, subject int32, rules []int32) ([]in
 			if pe, po := peers(), ports(); (pe.all || len(pe.members) > 0) && (po.all || len(po.members) > 0) {
 				i = int32(len(c.rules))
 				c.rules = append(c.rules, compiledRule{
-					tier: p.Tier, action: r.Action, number: number, precedence: precedence{p.Priority, policy, rule}, peers: pe, ports: po,
+					tier: p.Tier, action: r.Action, audit: p.Audit, number: number, precedence: precedence{p.Priority, policy, rule}, peers: pe, ports: po,
 				})
 			}
 			c.byRule[ref] = i
@@ -190,13 +198,14 @@ func (c *compiler) portsOf(ports []PortMatch) *list {
 	return c.lists.get(false, slices.Compact(set))
 }
 
-// row writes the row of a pod to which rules apply and returns its number.
-func (c *compiler) row(indexes []int32, isolated, standing bool) (uint16, error) {
-	rules := make([]compiledRule, len(indexes), len(indexes)+1)
-	for i, r := range indexes {
+// row writes a row and returns its number.
+func (c *compiler) row(spec *rowSpec) (uint16, error) {
+	all := spec.widest()
+	rules := make([]compiledRule, len(all.rules), len(all.rules)+1)
+	for i, r := range all.rules {
 		rules[i] = c.rules[r]
 	}
-	if standing {
+	if all.standing {
 		host := hostPeer()
 		rules = append(rules, compiledRule{standing: true, number: RuleHost, peers: c.peersOf([]Peer{host}), ports: c.lists.get(true, nil)})
 	}
@@ -213,7 +222,7 @@ func (c *compiler) row(indexes []int32, isolated, standing bool) (uint16, error)
 	var cells [][]Cell
 	parts := make([]cellParts, localCount)
 	for g := range classes {
-		set := decide(matching[g], portSets, isolated, parts)
+		set := spec.decide(matching[g], portSets, parts)
 		key := string(wire(set))
 		if _, seen := index[key]; !seen {
 			index[key] = uint16(len(cells))
@@ -224,7 +233,7 @@ func (c *compiler) row(indexes []int32, isolated, standing bool) (uint16, error)
 	for i, g := range group {
 		group[i] = classes[g]
 	}
-	return c.out.row(group[:c.peerCount], local, cells)
+	return c.out.row(group[:c.peerCount], local, cells, spec.mark())
 }
 
 // localClasses divides 0..n-1 into the classes that the lists of rules do not tell apart. It returns the class of each,
