@@ -25,6 +25,7 @@ type status struct {
 	ready   bool  // has ever been
 	missing map[string]error
 	nothing []string // rules that admit nothing
+	audited []string // policies under audit
 	warned  []string // pods that the log has named as missing
 }
 
@@ -78,6 +79,12 @@ func (s *status) setUnenforceable(rules []string) {
 	s.nothing = rules
 }
 
+func (s *status) setAudited(policies []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.audited = policies
+}
+
 func (s *status) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	silent := time.Since(s.beaten)
@@ -117,6 +124,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	}
 	for _, rule := range s.nothing {
 		fmt.Fprintf(&body, "admits nothing, cannot be enforced: %s\n", rule)
+	}
+	for _, policy := range s.audited {
+		fmt.Fprintf(&body, "under audit, enforces nothing: %s\n", policy)
 	}
 	fmt.Fprint(w, body.String())
 }
