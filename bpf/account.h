@@ -8,23 +8,13 @@
 
 #include "decision.h"
 
-/* d->rule's hits are counted where a rule's verdict is final: its denials anywhere, its allows once per direction. */
-static __always_inline int account(const struct decision *d, const struct packet *p, enum hook hook, __u32 direction,
-				   enum verdict verdict, enum reason reason)
+/* Counts the packet, and says whether an event is due. */
+static __always_inline int count(const struct packet *p, __u32 hook, __u32 direction, enum verdict verdict, __u32 reason)
 {
 	__u32 at = ((hook * DIRECTION_COUNT + (direction & 1)) * VERDICT_COUNT + verdict) * REASON_COUNT + reason;
-	__u32 rule = d->rule & CELL_RULE;
 	struct counter *counter;
 	__u64 now, interval;
 
-	if (rule && (reason == REASON_ALLOWED || reason == REASON_DENIED_RULE)) {
-		struct rule_hit *hit = bpf_map_lookup_elem(&rule_hits, &rule);
-
-		if (hit) {
-			hit->packets += p->packets;
-			hit->bytes += p->bytes;
-		}
-	}
 	counter = bpf_map_lookup_elem(&counters, &at);
 	if (!counter)
 		return 0;
@@ -41,6 +31,23 @@ static __always_inline int account(const struct decision *d, const struct packet
 	return 1;
 }
 
+/* d->rule's hits are counted where a rule's verdict is final: its denials anywhere, its allows once per direction. */
+static __always_inline int account(const struct decision *d, const struct packet *p, enum hook hook, __u32 direction,
+				   enum verdict verdict, enum reason reason)
+{
+	__u32 rule = d->rule & CELL_RULE;
+
+	if (rule && (reason == REASON_ALLOWED || reason == REASON_DENIED_RULE)) {
+		struct rule_hit *hit = bpf_map_lookup_elem(&rule_hits, &rule);
+
+		if (hit) {
+			hit->packets += p->packets;
+			hit->bytes += p->bytes;
+		}
+	}
+	return count(p, hook, direction, verdict, reason);
+}
+
 static __always_inline struct event *event_reserve(const struct decision *d, const struct packet *p, enum hook hook,
 						   enum verdict verdict, enum reason reason, __u32 ifindex)
 {
@@ -53,7 +60,7 @@ static __always_inline struct event *event_reserve(const struct decision *d, con
 	e->direction = d->direction;
 	e->verdict = verdict;
 	e->reason = reason;
-	e->rule = d->rule;
+	e->rule = d->rule & CELL_RULE;
 	e->captured = 0;
 	e->generation = d->image ? d->image->generation : 0;
 	e->ifindex = ifindex;

@@ -15,7 +15,7 @@ import (
 
 // ABI is the version of everything that outlives the agent: map shapes, image layout, enum numbers. Pins carry it, and
 // pins of another version are refused.
-const ABI = 1
+const ABI = 2
 
 // Limits of the tables, as in maps.h; a test compares them.
 const (

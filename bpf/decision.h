@@ -14,7 +14,7 @@ struct decision {
 	__u64 now_ns; /* coarse; 0: nobody has asked yet */
 	__u64 source; /* address entries of the packet that is judged */
 	__u64 destination;
-	__u16 rule;	 /* that decided; 0: none */
+	__u16 rule;	 /* that decided; 0: none; and CELL_AUDIT, if the audited plane must be asked */
 	__u8 direction;	 /* that was judged last */
 	__u8 violation;	 /* enum reason: what observe mode noticed on the way */
 	__u32 half; /* of the slot, where image is */

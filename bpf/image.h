@@ -12,6 +12,10 @@
  *   row, port class         → u16 port class local to the row
  *   row, peer class / 32    → block;   block, peer class % 32 → peer class local to the row
  *   row, local peer class, local port class → cell
+ *
+ * Policies under audit enforce nothing. The enforced plane is what the others say, the audited plane what all say together;
+ * each has its table of subjects, and while no policy is under audit the two are the same table. Where they differ, the
+ * cells of the enforced plane say so: the audited one is read only there.
  */
 #pragma once
 
@@ -20,9 +24,13 @@
 #define IMAGE_MAGIC 0x52494557 /* "WEIR" */
 #define IMAGE_BLOCK 32 /* a block is one cache line */
 
-/* Cells. Rule 0 is "no rule": the default of an isolated (deny) or not isolated (allow) pod. */
+/*
+ * Cells. Rule 0 is "no rule": the default of an isolated (deny) or not isolated (allow) pod. CELL_AUDIT means that the audited
+ * plane denies, in a cell of the enforced plane that allows; and in a cell of the audited plane that denies, that no rule
+ * does: the number is then that of the isolation by a policy under audit.
+ */
 #define CELL_ALLOW 0x8000
-#define CELL_AUDIT 0x4000 /* reserved: the audited plane differs */
+#define CELL_AUDIT 0x4000
 #define CELL_RULE 0x3fff
 
 struct image_header {
@@ -39,7 +47,8 @@ struct image_header {
 	__u32 keys; /* offset and length of what only user space reads: the names of the numbers */
 	__u32 keys_len;
 	__u32 checksum; /* CRC-32C of bytes 0..size with this field 0 */
-	__u32 reserved[3];
+	__u32 audited;	/* offset of the audited plane's image_subject[identity_count]: subjects, if no policy is under audit */
+	__u32 reserved[2];
 };
 _Static_assert(sizeof(struct image_header) == 64, "image_header is ABI");
 
@@ -53,8 +62,11 @@ struct image_row {
 	__u32 blocks;  /* offset of u32[peer classes / 32]: offsets of blocks, which are u16[32]: local peer classes */
 	__u32 ports;   /* offset of u16[port classes]: local port classes */
 	__u32 cells;   /* offset of the u16 cells, by local peer class * columns + local port class */
-	__u32 columns; /* local port classes; 0: no policy selects the identity, or no pod of this node has it */
+	__u32 columns; /* local port classes; 0: no policy selects the identity, or no pod of this node has it; and ROW_AUDIT */
 };
+
+/* Only policies under audit select the identity: its cells allow, but flows are kept as for any other. */
+#define ROW_AUDIT 0x80000000U
 
 struct image_subject {
 	struct image_row rows[DIRECTION_COUNT]; /* by enum direction */

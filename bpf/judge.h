@@ -6,105 +6,30 @@
  * it is the pod talking to itself, an ICMP error about something admitted, a reply, or a reply to a connection older than
  * the pod's isolation.
  *
- * The including program says whether it sees Service addresses before they are translated: enum { SEES_SERVICES = 0 or 1 }.
+ * The including program says whether it is there that allows are counted, and with them what the audited plane would have
+ * dropped: enum { COUNTS_ALLOWS = 0 or 1 }.
  */
 #pragma once
 
-#include "conntrack.h"
+#include "admits.h"
 
 static __always_inline int is_tunnel_port(const struct packet *p)
 {
 	return p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER && p->dport == vxlan_port;
 }
 
-enum backends_admitted {
-	BACKENDS_ALL,
-	BACKENDS_NONE,
-	BACKENDS_MIXED, /* the chosen one is judged after translation */
-};
-
-static __always_inline struct service *service_find(__u32 addr, __u16 port, __u8 protocol)
-{
-	struct service_key key = {.addr4 = addr, .port = port, .protocol = protocol};
-
-	if (!SEES_SERVICES || !ARRAY_OF(state)->service_entries)
-		return NULL;
-	return bpf_map_lookup_elem(&services, &key);
-}
-
 /*
- * What the egress row of an identity says about the backends of a Service; they are few and distinct. A global function, which the
- * verifier walks once and not once a caller; so it is told which half of the slot the image is in.
+ * A flow's entry is good for as long as image and addresses are those it was judged by; else it is judged anew. What it was
+ * judged by is the enforced plane, so the audited one judges it each time.
  */
-__noinline int service_judge(const struct service *service, __u32 identity, __u32 protocol, __u32 half)
-{
-	const struct image_header *image = image_at(half);
-	struct row row = image_row(image, identity, DIRECTION_EGRESS);
-	__u32 admitted = 0, host_refused = 0, count, i;
-
-	if (!service)
-		return BACKENDS_NONE;
-	if (service->flags & SERVICE_MANY)
-		return BACKENDS_MIXED;
-	count = service->count;
-	/* No branch inside: the verifier would walk 2^MAX_BACKENDS ways through it. */
-	for (i = 0; i < MAX_BACKENDS && i < count; i++) {
-		const struct backend *backend = &service->backends[i];
-		__u16 peer = image_peer_class(image, backend->identity);
-		__u16 class = image_port_class(image, protocol, backend->port);
-		__u32 allow = image_cell(image, row, peer, class) / CELL_ALLOW & 1;
-
-		admitted += allow;
-		host_refused |= backend->flags & BACKEND_HOST & ~allow;
-	}
-	if (!admitted)
-		return BACKENDS_NONE;
-	if (admitted >= count)
-		return BACKENDS_ALL;
-	/* A backend on this host's own addresses passes no later hook: it cannot be judged after translation. */
-	return host_refused ? BACKENDS_NONE : BACKENDS_MIXED;
-}
-
-/*
- * Would the image admit a packet of this tuple in its own direction, at every local pod that it concerns? Flows are
- * judged anew with this when image or addresses have changed, and so is what an ICMP error quotes.
- */
-static __noinline int image_admits(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination)
-{
-	__u32 from = address_identity(source), to = address_identity(destination);
-	struct row row;
-	const struct image_header *image;
-	__u16 class;
-
-	if (!d || !key || !d->image)
-		return 0;
-	image = d->image;
-	class = image_port_class(image, key->protocol, key->dport);
-	row = image_row(image, from, DIRECTION_EGRESS);
-	if (address_kind(source) == ADDRESS_LOCAL_POD && row_policed(row)) {
-		struct service *service = service_find(key->daddr, key->dport, key->protocol);
-
-		if (service) {
-			if (service_judge(service, from, key->protocol, d->half) == BACKENDS_NONE)
-				return 0;
-		} else if (!(image_cell(image, row, image_peer_class(image, to), class) & CELL_ALLOW)) {
-			return 0;
-		}
-	}
-	row = image_row(image, to, DIRECTION_INGRESS);
-	if (address_kind(destination) == ADDRESS_LOCAL_POD && row_policed(row) &&
-	    !(image_cell(image, row, image_peer_class(image, from), class) & CELL_ALLOW))
-		return 0;
-	return 1;
-}
-
-/* A flow's entry is good for as long as image and addresses are those it was judged by; else it is judged anew. */
 static __always_inline int flow_holds(const struct decision *d, struct flow *flow, const struct flow_key *key, __u64 source,
-				      __u64 destination)
+				      __u64 destination, enum plane plane)
 {
+	if (plane == PLANE_AUDITED)
+		return image_admits(key, source, destination, d->half, PLANE_AUDITED);
 	if (flow->image_generation == d->image->generation && flow->addr_generation == ARRAY_OF(state)->addr_generation)
 		return 1;
-	if (!image_admits(d, key, source, destination))
+	if (!image_admits(key, source, destination, d->half, PLANE_ENFORCED))
 		return 0;
 	flow->image_generation = d->image->generation;
 	flow->addr_generation = ARRAY_OF(state)->addr_generation;
@@ -112,7 +37,7 @@ static __always_inline int flow_holds(const struct decision *d, struct flow *flo
 }
 
 /* Is p a reply to a remembered flow? from_peer: it comes from the other side, which confirms the flow. */
-static __noinline int flow_answers(struct decision *d, const struct packet *p, int from_peer)
+static __noinline int flow_answers(struct decision *d, const struct packet *p, int from_peer, enum plane plane)
 {
 	struct flow_key key = {};
 	struct flow *flow;
@@ -125,7 +50,7 @@ static __noinline int flow_answers(struct decision *d, const struct packet *p, i
 	flow = flow_find(d, &key, d->destination, d->source, &assured);
 	if (!flow)
 		return FLOW_NONE;
-	if (!flow_holds(d, flow, &key, d->destination, d->source))
+	if (!flow_holds(d, flow, &key, d->destination, d->source, plane))
 		return FLOW_REVOKED;
 	flow_touch(flow, p, FLOW_FIN_REPLY, now_ns(d));
 	if (!assured) {
@@ -137,46 +62,54 @@ static __noinline int flow_answers(struct decision *d, const struct packet *p, i
 	return FLOW_REPLY;
 }
 
-/*
- * An ICMP error is judged by the packet that it quotes, which it must be returning to its sender: allowed if the image
- * admits that packet or the mirror of it, or if either is a remembered flow.
- */
-static __noinline int error_related(struct decision *d, const struct packet *p, int direction)
+/* Does the plane admit a packet of this tuple, or is it of a remembered flow? */
+static __always_inline int tuple_passes(struct decision *d, const struct flow_key *key, __u64 source, __u64 destination,
+					enum plane plane)
 {
-	struct flow_key quoted = {}, mirror = {};
-	__u64 from, to;
 	struct flow *flow;
 	int assured;
 
-	if (!d || !p || !d->image)
+	if (image_admits(key, source, destination, d->half, plane))
+		return 1;
+	flow = flow_find(d, key, source, destination, &assured);
+	return flow && flow_holds(d, flow, key, source, destination, plane);
+}
+
+/*
+ * An ICMP error is judged by the packet that it quotes, which it must be returning to its sender: allowed if that packet or
+ * the mirror of it passes. destination is the error's address entry; how: ADMITS, with the error's direction. A global
+ * function, as in admits.h.
+ */
+__noinline int error_related(const struct packet *p, __u64 destination, __u32 half, __u32 how)
+{
+	struct decision d = {.image = image_at(half), .half = half};
+	struct flow_key key = {};
+	__u64 to;
+
+	if (!p)
 		return 0;
 	if (p->quoted_saddr != p->daddr)
 		return 0;
-	if (direction == DIRECTION_EGRESS && p->quoted_daddr != p->saddr)
+	if (how >> 1 == DIRECTION_EGRESS && p->quoted_daddr != p->saddr)
 		return 0;
-	quoted.saddr = p->quoted_saddr;
-	quoted.daddr = p->quoted_daddr;
-	quoted.sport = p->quoted_sport;
-	quoted.dport = p->quoted_dport;
-	quoted.protocol = p->quoted_protocol;
-	mirror.saddr = quoted.daddr;
-	mirror.daddr = quoted.saddr;
-	mirror.sport = quoted.dport;
-	mirror.dport = quoted.sport;
-	mirror.protocol = quoted.protocol;
-	if (quoted.protocol == IPPROTO_ICMP) {
-		mirror.sport = quoted.sport;
-		mirror.dport = ICMP_ECHO;
+	key.saddr = p->quoted_saddr;
+	key.daddr = p->quoted_daddr;
+	key.sport = p->quoted_sport;
+	key.dport = p->quoted_dport;
+	key.protocol = p->quoted_protocol;
+	to = address_lookup(key.daddr);
+	/* The quoted packet's sender is who the error goes to. */
+	if (tuple_passes(&d, &key, destination, to, how & 1))
+		return 1;
+	key.saddr = p->quoted_daddr;
+	key.daddr = p->quoted_saddr;
+	if (p->quoted_protocol == IPPROTO_ICMP) {
+		key.dport = ICMP_ECHO;
+	} else {
+		key.sport = p->quoted_dport;
+		key.dport = p->quoted_sport;
 	}
-	from = d->destination; /* the quoted packet's sender is who the error goes to */
-	to = address_lookup(quoted.daddr);
-	if (image_admits(d, &quoted, from, to) || image_admits(d, &mirror, to, from))
-		return 1;
-	flow = flow_find(d, &quoted, from, to, &assured);
-	if (flow && flow_holds(d, flow, &quoted, from, to))
-		return 1;
-	flow = flow_find(d, &mirror, to, from, &assured);
-	return flow && flow_holds(d, flow, &mirror, to, from);
+	return tuple_passes(&d, &key, to, destination, how & 1);
 }
 
 enum opener {
@@ -215,14 +148,17 @@ static __noinline int connection_opener(struct decision *d, const struct packet 
 	return listens ? OPENER_PEER : OPENER_POD;
 }
 
+#define PREDATES(direction, inserts, plane) ((direction) | (inserts) << 1 | (plane) << 2)
+
 /*
  * A denied TCP segment of a connection that is older than the pod's isolation: that began less than a minute ago, no state
  * was kept before, and the packet's mirror is admitted. Not if the packet's own tuple is remembered, or if the sockets say
  * that it belongs to whoever opened the connection: then it is no reply, but needs a permission that there is not.
- * inserts: the hook is one that leaves an entry.
+ * how: PREDATES; inserts: the hook is one that leaves an entry.
  */
-static __noinline int flow_predates(struct decision *d, const struct packet *p, __u32 slot, int direction, int inserts)
+static __noinline int flow_predates(struct decision *d, const struct packet *p, __u32 slot, __u32 how)
 {
+	__u32 direction = how & 1, inserts = how >> 1 & 1, plane = how >> 2;
 	struct flow_key key = {}, own = {};
 	int assured, opener;
 
@@ -233,7 +169,7 @@ static __noinline int flow_predates(struct decision *d, const struct packet *p, 
 	flow_key_of(p, &own);
 	if (!flow_key_mirrored(p, &key) || flow_find(d, &own, d->source, d->destination, &assured))
 		return 0;
-	if (!image_admits(d, &key, d->destination, d->source))
+	if (!image_admits(&key, d->destination, d->source, d->half, plane))
 		return 0;
 	opener = connection_opener(d, p, slot, direction == DIRECTION_EGRESS);
 	if (direction == DIRECTION_INGRESS && opener == OPENER_PEER)
@@ -241,7 +177,8 @@ static __noinline int flow_predates(struct decision *d, const struct packet *p, 
 	/* The higher port is the client's, if the pod may be a server that has closed its listener. */
 	if (direction == DIRECTION_EGRESS && opener == OPENER_POD && p->sport > p->dport)
 		return 0;
-	if (inserts)
+	/* An entry says that the enforced plane admits it. */
+	if (inserts && (plane == PLANE_ENFORCED || image_admits(&key, d->destination, d->source, d->half, PLANE_ENFORCED)))
 		flow_insert(d, &key, d->destination, d->source, slot);
 	return 1;
 }
@@ -310,8 +247,9 @@ static __always_inline int isolation_has_begun(__u32 slot, __u32 direction)
 	return ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].isolated_ns[direction & 1] != 0;
 }
 
-/* The image denies p: what may excuse it? If nothing does, denied is the reason. */
-static __always_inline enum reason judge_denied(struct decision *d, struct packet *p, const struct subject *s, enum reason denied)
+/* A plane denies p: what may excuse it? If nothing does, denied is the reason. */
+static __always_inline enum reason judge_denied(struct decision *d, struct packet *p, const struct subject *s, enum reason denied,
+						enum plane plane)
 {
 	int answer;
 
@@ -320,14 +258,25 @@ static __always_inline enum reason judge_denied(struct decision *d, struct packe
 	if (p->opening)
 		return denied; /* can be no reply: floods of new connections end here */
 	if (p->error)
-		return error_related(d, p, s->direction) ? REASON_RELATED : denied;
+		return error_related(p, d->destination, d->half, ADMITS(plane, s->direction)) ? REASON_RELATED : denied;
 	/* Calls cost more than what they find out in most cases: that no flow hashes here, and that isolation is old. */
-	answer = flow_filter_mirror(p) ? flow_answers(d, p, s->from_peer) : FLOW_NONE;
+	answer = flow_filter_mirror(p) ? flow_answers(d, p, s->from_peer, plane) : FLOW_NONE;
 	if (answer == FLOW_REPLY)
 		return REASON_REPLY;
-	if (isolation_has_begun(s->slot, s->direction) && flow_predates(d, p, s->slot, s->direction, s->inserts))
+	if (isolation_has_begun(s->slot, s->direction) &&
+	    flow_predates(d, p, s->slot, PREDATES(s->direction, s->inserts, plane)))
 		return REASON_GRACE;
 	return answer == FLOW_REVOKED ? REASON_REVOKED : denied;
+}
+
+/*
+ * The audited plane must be asked about the packet, once it is certain that it passes. The bit, CELL_AUDIT or 0, stands with
+ * the rule's number.
+ */
+static __always_inline void doubt(struct decision *d, __u16 bit)
+{
+	if (COUNTS_ALLOWS)
+		d->rule |= bit;
 }
 
 /* The decision where row is the pod's policy. */
@@ -337,26 +286,39 @@ static __always_inline enum reason judge_row(struct decision *d, struct packet *
 	__u16 cell;
 	int answer;
 
-	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p))
+	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p)) {
+		if (!row_enforced(row)) {
+			doubt(d, CELL_AUDIT);
+			return REASON_NOT_ISOLATED;
+		}
 		return p->saddr == p->daddr ? REASON_SELF : REASON_FRAGMENT;
+	}
 	if (s->direction == DIRECTION_EGRESS) {
 		struct service *service = service_find(p->daddr, p->dport, p->protocol);
 
 		if (service) {
-			answer = service_judge(service, s->identity, p->protocol, d->half);
-			if (answer == BACKENDS_ALL)
+			if (!row_enforced(row)) {
+				doubt(d, CELL_AUDIT);
+				return REASON_NOT_ISOLATED;
+			}
+			answer = service_judge(service, s->identity, p->protocol, d->half, PLANE_ENFORCED);
+			doubt(d, (answer & BACKENDS_AUDIT) * (CELL_AUDIT / BACKENDS_AUDIT));
+			if ((answer & BACKENDS_ANSWER) == BACKENDS_ALL)
 				return REASON_SERVICE;
-			if (answer == BACKENDS_MIXED)
+			if ((answer & BACKENDS_ANSWER) == BACKENDS_MIXED)
 				return REASON_SERVICE_MIXED;
-			return flow_answers(d, p, s->from_peer) == FLOW_REPLY ? REASON_REPLY : REASON_DENIED_SERVICE;
+			return flow_answers(d, p, s->from_peer, PLANE_ENFORCED) == FLOW_REPLY ? REASON_REPLY : REASON_DENIED_SERVICE;
 		}
 	}
 	cell = image_cell(d->image, row, image_peer_class(d->image, peer), image_port_class(d->image, p->protocol, p->dport));
 	d->rule = cell & CELL_RULE;
-	if (cell & CELL_ALLOW)
-		return d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;
+	if (cell & CELL_ALLOW) {
+		enum reason reason = d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;
 
-	return judge_denied(d, p, s, denied_by(d->rule));
+		doubt(d, cell & CELL_AUDIT);
+		return reason;
+	}
+	return judge_denied(d, p, s, denied_by(d->rule), PLANE_ENFORCED);
 }
 
 /*

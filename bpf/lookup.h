@@ -43,19 +43,41 @@ struct row {
 	__u64 table; /* cells, columns << 32 */
 };
 
-/* The row of a local pod's identity. */
-static __always_inline struct row image_row(const struct image_header *image, __u32 identity, __u32 direction)
+enum plane {
+	PLANE_ENFORCED, /* what policies say that are not under audit */
+	PLANE_AUDITED,	/* what all say */
+};
+
+static __always_inline struct row image_plane_row(const struct image_header *image, __u32 plane, __u32 identity, __u32 direction)
 {
-	__u32 at = image->subjects + image_known(image, identity) * sizeof(struct image_subject) +
-		   (direction & 1) * sizeof(struct image_row);
+	__u32 at = (plane == PLANE_AUDITED ? image->audited : image->subjects) +
+		   image_known(image, identity) * sizeof(struct image_subject) + (direction & 1) * sizeof(struct image_row);
 
 	return (struct row){.lists = image_u64(image, at), .table = image_u64(image, at + sizeof(__u64))};
 }
 
-/* Does some policy select the pods that have this row? */
+/* The row of a local pod's identity. */
+static __always_inline struct row image_row(const struct image_header *image, __u32 identity, __u32 direction)
+{
+	return image_plane_row(image, PLANE_ENFORCED, identity, direction);
+}
+
+/* Is any policy under audit that selects a pod of this node? */
+static __always_inline int image_is_audited(const struct image_header *image)
+{
+	return image->audited != image->subjects;
+}
+
+/* Does some policy select the pods that have this row, be it under audit? Then flows are kept. */
 static __always_inline int row_policed(struct row row)
 {
 	return row.table >> 32 != 0;
+}
+
+/* Does some policy of the row's own plane? A row of the audited plane never has ROW_AUDIT. */
+static __always_inline int row_enforced(struct row row)
+{
+	return (__s64)row.table >> 32 > 0;
 }
 
 static __always_inline __u16 image_port_class(const struct image_header *image, __u8 protocol, __u16 port)
@@ -66,7 +88,10 @@ static __always_inline __u16 image_port_class(const struct image_header *image, 
 	return image_u16(image, image->classes + (base + (port & mask)) * sizeof(__u16));
 }
 
-/* The cell of a policed row for a peer class and a port class. */
+/*
+ * The cell of a policed row for a peer class and a port class. ROW_AUDIT does no harm: twice its multiples are beyond 32
+ * bits.
+ */
 static __always_inline __u16 image_cell(const struct image_header *image, struct row row, __u16 peer, __u16 port_class)
 {
 	__u32 block = image_u32(image, (__u32)row.lists + peer / IMAGE_BLOCK * sizeof(__u32));

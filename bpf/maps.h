@@ -14,7 +14,7 @@
 
 #include "reasons.h"
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 #define MAX_RULES 16384
 #define MAX_ENDPOINTS 4096
 #define MAX_NODES 8192
@@ -257,6 +257,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct rule_hit);
 } rule_hits SEC(".maps");
+
+/* Likewise, but what the rule would have decided were it not under audit: only such rules have an entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_RULES);
+	__type(key, __u32);
+	__type(value, struct rule_hit);
+} audit_hits SEC(".maps");
 
 /* A sampled verdict. Addresses and ports are those judged (of the inner packet, at underlay_rx), in host order. */
 struct event {

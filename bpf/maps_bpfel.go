@@ -107,7 +107,8 @@ type mapsExported struct {
 		Keys          uint32
 		KeysLen       uint32
 		Checksum      uint32
-		Reserved      [3]uint32
+		Audited       uint32
+		Reserved      [2]uint32
 	}
 	Subject struct {
 		_    structs.HostLayout
@@ -258,7 +259,8 @@ type mapsImageHeader struct {
 	Keys          uint32
 	KeysLen       uint32
 	Checksum      uint32
-	Reserved      [3]uint32
+	Audited       uint32
+	Reserved      [2]uint32
 }
 
 type mapsImageProtocol struct {
@@ -382,7 +384,8 @@ const (
 	mapsVerdictVERDICT_PASS    mapsVerdict = 0
 	mapsVerdictVERDICT_DROP    mapsVerdict = 1
 	mapsVerdictVERDICT_OBSERVE mapsVerdict = 2
-	mapsVerdictVERDICT_COUNT   mapsVerdict = 3
+	mapsVerdictVERDICT_AUDIT   mapsVerdict = 3
+	mapsVerdictVERDICT_COUNT   mapsVerdict = 4
 )
 
 // Names of all BPF objects in the ELF.
@@ -391,6 +394,7 @@ const (
 const (
 	mapsMapAddr4       = "addr4"
 	mapsMapAddr4Blocks = "addr4_blocks"
+	mapsMapAuditHits   = "audit_hits"
 	mapsMapCidr4       = "cidr4"
 	mapsMapCounters    = "counters"
 	mapsMapEndpoints   = "endpoints"
@@ -460,6 +464,7 @@ type mapsProgramSpecs struct {
 type mapsMapSpecs struct {
 	Addr4       *ebpf.MapSpec `ebpf:"addr4"`
 	Addr4Blocks *ebpf.MapSpec `ebpf:"addr4_blocks"`
+	AuditHits   *ebpf.MapSpec `ebpf:"audit_hits"`
 	Cidr4       *ebpf.MapSpec `ebpf:"cidr4"`
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints   *ebpf.MapSpec `ebpf:"endpoints"`
@@ -507,6 +512,7 @@ func (o *mapsObjects) Close() error {
 type mapsMaps struct {
 	Addr4       *ebpf.Map `ebpf:"addr4"`
 	Addr4Blocks *ebpf.Map `ebpf:"addr4_blocks"`
+	AuditHits   *ebpf.Map `ebpf:"audit_hits"`
 	Cidr4       *ebpf.Map `ebpf:"cidr4"`
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Endpoints   *ebpf.Map `ebpf:"endpoints"`
@@ -529,6 +535,7 @@ func (m *mapsMaps) Close() error {
 	return _MapsClose(
 		m.Addr4,
 		m.Addr4Blocks,
+		m.AuditHits,
 		m.Cidr4,
 		m.Counters,
 		m.Endpoints,

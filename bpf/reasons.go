@@ -58,6 +58,7 @@ const (
 	VerdictPass    = mapsVerdictVERDICT_PASS
 	VerdictDrop    = mapsVerdictVERDICT_DROP
 	VerdictObserve = mapsVerdictVERDICT_OBSERVE
+	VerdictAudit   = mapsVerdictVERDICT_AUDIT
 	VerdictCount   = mapsVerdictVERDICT_COUNT
 )
 
@@ -70,6 +71,7 @@ var verdictNames = [...]string{
 	VerdictPass:    "pass",
 	VerdictDrop:    "drop",
 	VerdictObserve: "observe",
+	VerdictAudit:   "audit",
 }
 
 // Reason says why; each packet leaves each hook with exactly one.

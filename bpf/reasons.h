@@ -26,6 +26,7 @@ enum verdict {
 	VERDICT_PASS,
 	VERDICT_DROP,
 	VERDICT_OBSERVE, /* a violation of the overlay check that observe mode only counts: the packet went on to another reason */
+	VERDICT_AUDIT,	 /* what policies under audit would have dropped: the packet went on to another reason */
 	VERDICT_COUNT,
 };
 

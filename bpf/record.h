@@ -8,6 +8,13 @@
 
 #include "judge.h"
 
+/* Is there no need of an entry for a packet of this tuple to be admitted, now and once policies under audit are enforced? */
+static __always_inline int planes_admit(const struct decision *d, const struct flow_key *key, __u64 source, __u64 destination)
+{
+	return image_admits(key, source, destination, d->half, PLANE_ENFORCED) &&
+	       (!image_is_audited(d->image) || image_admits(key, source, destination, d->half, PLANE_AUDITED));
+}
+
 /*
  * Did who sends p open the connection, although nothing is remembered of that? It may be older than isolation; later, its
  * entry may have been pushed out, or it was idle until now. Then only what is lost without an entry is worth a question.
@@ -17,7 +24,7 @@ static __always_inline int sender_opened(struct decision *d, const struct packet
 					 int own_stack, int ruled)
 {
 	int young = isolation_is_young(d, owner, DIRECTION_INGRESS) || isolation_is_young(d, owner, DIRECTION_EGRESS);
-	int admits = image_admits(d, mirror, d->destination, d->source), opener;
+	int admits = planes_admit(d, mirror, d->destination, d->source), opener;
 
 	if (!young && admits)
 		return 0;

@@ -45,6 +45,7 @@ const (
 	ReasonUnsupported = "Unsupported" // the rule admits nothing, or denies more than it says
 	ReasonDiffers     = "Differs"     // weir, or Cilium, reads this otherwise than it looks
 	ReasonUnresolved  = "Unresolved"  // what the field names is not among the objects; it matches nothing until it is
+	ReasonAudited     = "Audited"     // as asked for: the object is under audit and enforces nothing
 )
 
 // Labels that every pod has besides its own. No pod can give itself one: its own labels under these names are called
@@ -86,6 +87,7 @@ func Translate(objs *Objects, node string, opts Options) (*policy.Model, []Statu
 	for _, p := range objs.ClusterNetworkPolicies {
 		t.clusterPolicy(p)
 	}
+	t.audits()
 	if len(t.problems) > 0 {
 		return nil, nil, errors.Join(t.problems...)
 	}

@@ -54,6 +54,9 @@ func (c *checker) metadata(k kind, object metav1.Object) {
 		}
 	}
 	c.list(metavalidation.ValidateLabels(object.GetLabels(), field.NewPath("metadata", "labels")))
+	if strings.HasSuffix(k.name, "NetworkPolicy") {
+		c.audit(object)
+	}
 }
 
 func (c *checker) selector(s *metav1.LabelSelector, path string) {

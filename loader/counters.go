@@ -71,6 +71,25 @@ func (t *Tables) RuleHits() (map[uint16]Count, error) {
 	return counts, nil
 }
 
+// AuditHits returns the packets that each rule or isolation under audit would have dropped, by its number.
+func (t *Tables) AuditHits() (map[uint16]Count, error) {
+	counts := make(map[uint16]Count)
+	var number uint32
+	var values []bpf.RuleHit
+	entries := t.maps["audit_hits"].Iterate()
+	for entries.Next(&number, &values) {
+		var c Count
+		for _, v := range values {
+			c = Count{c.Packets + v.Packets, c.Bytes + v.Bytes}
+		}
+		counts[uint16(number)] = c
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("read audit hits: %w", err)
+	}
+	return counts, nil
+}
+
 // readPerCPU reads a whole per-CPU array: the values of an element's CPUs lie together.
 func readPerCPU[T any](m *ebpf.Map) (values []T, cpus int, err error) {
 	if cpus, err = ebpf.PossibleCPU(); err != nil {

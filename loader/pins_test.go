@@ -5,10 +5,12 @@ package loader
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/policy"
 )
 
@@ -29,7 +31,7 @@ func TestPinsOutliveTheProcess(t *testing.T) {
 		return
 	}
 	pins := mountBPFFS(t)
-	half := filepath.Join(pins, "maps_abi1_new")
+	half := filepath.Join(pins, fmt.Sprint(pinPrefix, bpf.ABI, "_new"))
 	if err := os.Mkdir(half, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -86,19 +88,19 @@ func TestPinsThatDoNotFitAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeTables(t, tables)
-	ours := filepath.Join(pins, "maps_abi1")
+	ours := filepath.Join(pins, fmt.Sprint(pinPrefix, bpf.ABI))
 	other := testConfig(newClock()).Sizes
 	other.Flows = 2048
 	if _, err := openPins(t, pins, other); !errors.Is(err, ErrPinSet) {
 		t.Errorf("other sizes: %v, want %v", err, ErrPinSet)
 	}
-	if err := os.Mkdir(filepath.Join(pins, "maps_abi2"), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(pins, fmt.Sprint(pinPrefix, bpf.ABI+1)), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openPins(t, pins, Sizes{}); !errors.Is(err, ErrPinABI) {
 		t.Errorf("another ABI: %v, want %v", err, ErrPinABI)
 	}
-	if err := os.Remove(filepath.Join(pins, "maps_abi2")); err != nil {
+	if err := os.Remove(filepath.Join(pins, fmt.Sprint(pinPrefix, bpf.ABI+1))); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(filepath.Join(ours, "flows")); err != nil {

@@ -23,8 +23,11 @@ type Slot struct {
 	Reason    bpf.Reason
 }
 
-// Rule names a rule: the policy object and the place in it.
-type Rule struct{ Policy, Path string }
+// Rule names a rule: the policy object and the place in it. Under audit, it is what the rule would have dropped.
+type Rule struct {
+	Policy, Path string
+	Audit        bool
+}
 
 // Traffic is what was counted.
 type Traffic struct{ Packets, Bytes uint64 }
@@ -32,7 +35,7 @@ type Traffic struct{ Packets, Bytes uint64 }
 type collector struct {
 	datapath Datapath
 
-	packets, bytes, rulePackets, ruleBytes, flows, violations *prometheus.Desc
+	packets, bytes, rulePackets, ruleBytes, auditPackets, auditBytes, flows, violations *prometheus.Desc
 }
 
 func newCollector(d Datapath) *collector {
@@ -42,18 +45,20 @@ func newCollector(d Datapath) *collector {
 		return prometheus.NewDesc("weir_"+name, help, labels, nil)
 	}
 	return &collector{
-		datapath:    d,
-		packets:     desc("packets_total", "Packets by where they were judged, which way, what became of them, and why.", slot),
-		bytes:       desc("bytes_total", "Bytes of these packets.", slot),
-		rulePackets: desc("rule_packets_total", "Packets that a rule decided.", rule),
-		ruleBytes:   desc("rule_bytes_total", "Bytes of these packets.", rule),
-		flows:       desc("flows", "Flows in the connection tables, at the last sweep.", []string{"table"}),
-		violations:  desc("violations_total", "Packets that broke the overlay's rules, dropped or only observed.", []string{"reason", "verdict"}),
+		datapath:     d,
+		packets:      desc("packets_total", "Packets by where they were judged, which way, what became of them, and why.", slot),
+		bytes:        desc("bytes_total", "Bytes of these packets.", slot),
+		rulePackets:  desc("rule_packets_total", "Packets that a rule decided.", rule),
+		ruleBytes:    desc("rule_bytes_total", "Bytes of these packets.", rule),
+		auditPackets: desc("audit_rule_packets_total", "Packets that a rule or the isolation of a policy under audit would have dropped.", rule),
+		auditBytes:   desc("audit_rule_bytes_total", "Bytes of these packets.", rule),
+		flows:        desc("flows", "Flows in the connection tables, at the last sweep.", []string{"table"}),
+		violations:   desc("violations_total", "Packets that broke the overlay's rules, dropped or only observed.", []string{"reason", "verdict"}),
 	}
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packets, c.bytes, c.rulePackets, c.ruleBytes, c.flows, c.violations} {
+	for _, d := range []*prometheus.Desc{c.packets, c.bytes, c.rulePackets, c.ruleBytes, c.auditPackets, c.auditBytes, c.flows, c.violations} {
 		ch <- d
 	}
 }
@@ -87,8 +92,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(c.rulePackets, err)
 	}
 	for r, t := range rules {
-		counter(c.rulePackets, t.Packets, r.Policy, r.Path)
-		counter(c.ruleBytes, t.Bytes, r.Policy, r.Path)
+		packets, bytes := c.rulePackets, c.ruleBytes
+		if r.Audit {
+			packets, bytes = c.auditPackets, c.auditBytes
+		}
+		counter(packets, t.Packets, r.Policy, r.Path)
+		counter(bytes, t.Bytes, r.Policy, r.Path)
 	}
 	flows, err := c.datapath.Flows()
 	if err != nil {

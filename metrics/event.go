@@ -24,10 +24,15 @@ type Names interface {
 //
 //	drop denied_default at underlay_rx, ingress: TCP 10.42.1.5:41234 (shop app=backend) -> 10.42.0.7:80 (shop app=web), 74 bytes
 //
-// It names the rule that decided, if one did. names may be nil.
+// It names the rule that decided, if one did. What policies under audit would have dropped begins with "would drop", and names
+// the rule or the isolation that would have. names may be nil.
 func FormatEvent(e *bpf.Event, names Names) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s at %s, %s: ", bpf.VerdictName(bpf.Verdict(e.Verdict)), bpf.ReasonName(bpf.Reason(e.Reason)),
+	verdict := bpf.VerdictName(bpf.Verdict(e.Verdict))
+	if bpf.Verdict(e.Verdict) == bpf.VerdictAudit {
+		verdict = "would drop"
+	}
+	fmt.Fprintf(&b, "%s %s at %s, %s: ", verdict, bpf.ReasonName(bpf.Reason(e.Reason)),
 		bpf.HookName(bpf.Hook(e.Hook)), bpf.DirectionName(bpf.Direction(e.Direction)))
 	if e.Saddr|e.Daddr == 0 {
 		b.WriteString("not IPv4")

@@ -28,6 +28,7 @@ type Metrics struct {
 	nodes           prometheus.Gauge
 	unenforceable   prometheus.Gauge
 	oversized       prometheus.Gauge
+	audited         prometheus.Gauge
 	attachments     *prometheus.GaugeVec
 }
 
@@ -54,6 +55,7 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 		nodes:           gauge("nodes", "Nodes of the cluster."),
 		unenforceable:   gauge("unenforceable_rules", "Rules that cannot be enforced exactly; they admit nothing."),
 		oversized:       gauge("oversized_namespaces", "Namespaces whose policies are too large; the pods they select are isolated. The cluster-wide policies count as one."),
+		audited:         gauge("audited_policies", "Policies under audit; they enforce nothing."),
 		attachments: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_attachments", Help: "Interfaces that a program is attached to.",
 		}, []string{"hook"}),
@@ -71,7 +73,7 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 	})
 	info.Set(1)
 	m.registry.MustRegister(m.applies, m.applyFailures, m.lastApply, manifestsError, m.imageBytes, m.imageGeneration,
-		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.oversized, m.attachments, info, newCollector(datapath))
+		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.oversized, m.audited, m.attachments, info, newCollector(datapath))
 	return m
 }
 
@@ -89,6 +91,7 @@ func (m *Metrics) Applied(compiled *policy.Compiled, took time.Duration, now tim
 	m.identities.Set(float64(distinctIdentities(compiled)))
 	m.endpoints.Set(float64(len(compiled.Endpoints)))
 	m.nodes.Set(float64(len(compiled.Nodes)))
+	m.audited.Set(float64(len(compiled.Image.AuditedPolicies())))
 }
 
 // ApplyFailed notes a change that was not applied.

@@ -50,8 +50,12 @@ func TestScrapeIsAsDocumented(t *testing.T) {
 			{bpf.HookPodTx, bpf.DirectionEgress, bpf.VerdictPass, bpf.ReasonAllowed}:               {0, 0},
 			{bpf.HookUnderlayRx, bpf.DirectionIngress, bpf.VerdictObserve, bpf.ReasonSpoofedInner}: {2, 200},
 			{bpf.HookUnderlayRx, bpf.DirectionIngress, bpf.VerdictDrop, bpf.ReasonSpoofedLocal}:    {1, 100},
+			{bpf.HookPodRx, bpf.DirectionIngress, bpf.VerdictAudit, bpf.ReasonDeniedDefault}:       {3, 300},
 		},
-		rules: map[Rule]Traffic{{"CiliumNetworkPolicy default/frontend-to-backend", "spec.ingress[0]"}: {7, 7000}},
+		rules: map[Rule]Traffic{
+			{Policy: "CiliumNetworkPolicy default/frontend-to-backend", Path: "spec.ingress[0]"}:   {7, 7000},
+			{Policy: "NetworkPolicy default/default-deny", Path: "ingress isolation", Audit: true}: {3, 300},
+		},
 	}, func() bool { return true }, "v0.0.0-test")
 	m.Unenforceable(2)
 	m.Oversized(1)
@@ -106,6 +110,9 @@ func TestEventsAreOneLineForPeople(t *testing.T) {
 		},
 		"drop denied_default at underlay_rx, ingress: ICMP 192.0.2.1 -> 198.51.100.2 (host) type 8, 74 bytes": func(e *bpf.Event) {
 			e.Protocol, e.Dport, e.SourceIdentity = 1, 8, 0
+		},
+		"would drop denied_rule at pod_rx, ingress: TCP 192.0.2.1:41234 (default app=backend) -> 198.51.100.2:80 (host), by NetworkPolicy default/web spec.ingress[1], 74 bytes": func(e *bpf.Event) {
+			e.Hook, e.Verdict, e.Reason, e.Rule = uint8(bpf.HookPodRx), uint8(bpf.VerdictAudit), uint8(bpf.ReasonDeniedRule), 7
 		},
 		"drop malformed at underlay_rx, ingress: not IPv4, 74 bytes": func(e *bpf.Event) {
 			e.Reason, e.Saddr, e.Daddr = uint8(bpf.ReasonMalformed), 0, 0

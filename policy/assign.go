@@ -185,6 +185,9 @@ func (g *planning) assignRules() error {
 				for _, r := range policies[i].Rules {
 					into[RuleName{policies[i].Key, r.Path}] = true
 				}
+				for _, name := range policies[i].auditedIsolations() {
+					into[name] = true
+				}
 			}
 		}
 	}

@@ -135,6 +135,9 @@ func (v *reading) prepare(defs map[uint32]*Definition) (sets map[string][]int32,
 	}
 	v.by = make([][]int32, len(v.c.locals.defs))
 	for i, m := range v.c.meanings {
+		if v.policies[i].Audit {
+			continue // what enforces nothing allows and denies nothing
+		}
 		for _, l := range m.subjects {
 			v.by[l] = append(v.by[l], int32(i))
 		}
@@ -163,16 +166,16 @@ func (s *comparedSide) begin(all int32) {
 func (s *comparedSide) row(at int, identity int32, dir Direction, sets *portSets) (int32, error) {
 	v := s.readings[at]
 	l := v.local[identity]
-	indexes, isolated, policed, err := v.c.effective(v.by[l], l, dir)
-	if err != nil || !policed {
+	e, err := v.c.effective(v.by[l], l, dir)
+	if err != nil || !e.policed {
 		return 0, err
 	}
-	r := &comparedRow{reading: at, direction: dir, isolated: isolated}
+	r := &comparedRow{reading: at, direction: dir, isolated: e.isolated}
 	key := []byte{byte(dir), 0}
-	if isolated {
+	if e.isolated {
 		key[1] = 1
 	}
-	for _, i := range indexes {
+	for _, i := range e.rules {
 		key = binary.LittleEndian.AppendUint32(key, uint32(i))
 	}
 	if known, ok := v.known[string(key)]; ok {
@@ -181,7 +184,7 @@ func (s *comparedSide) row(at int, identity int32, dir Direction, sets *portSets
 	number := int32(len(s.rows))
 	v.known[string(key)] = number
 	s.rows = append(s.rows, r)
-	v.fill(r, indexes)
+	v.fill(r, e.rules)
 	s.classify(number, r, sets)
 	return number, nil
 }

@@ -27,7 +27,7 @@ func reaches(m *Model, src, dst netip.Addr, protocol uint8, port uint16) (allowe
 		asked = true
 		local := *m
 		local.Node = side.pod.Node
-		verdict, _ := naive{&local}.judge(side.dir, side.pod, side.peer, protocol, port)
+		verdict, _ := naive{enforced(&local)}.judge(side.dir, side.pod, side.peer, protocol, port)
 		allowed = allowed && verdict
 	}
 	return allowed, asked

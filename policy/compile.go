@@ -187,6 +187,7 @@ type ruleRef struct {
 type compiledRule struct {
 	tier       Tier
 	action     Action
+	audit      bool // of a policy under audit
 	standing   bool // gives way to every other allow
 	number     uint16
 	precedence precedence

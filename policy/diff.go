@@ -116,18 +116,21 @@ func portRuns(images ...*Image) []PortRun {
 	return runs
 }
 
-// lookup is Lookup for any port of a run.
-func (img *Image) lookup(dir Direction, subject, peer uint32, run PortRun) Cell {
-	protocol := run.Protocol
-	if protocol == 0 {
-		for p := 0; p < 256; p++ { // one that this image does not name
+// protocolOf is a protocol of the run: if it stands for several, one that this image does not name.
+func (img *Image) protocolOf(run PortRun) uint8 {
+	if run.Protocol == 0 {
+		for p := range 256 {
 			if img.portClass(uint8(p), 0) == 0 && portMask(uint8(p)) == 0 {
-				protocol = uint8(p)
-				break
+				return uint8(p)
 			}
 		}
 	}
-	return img.Lookup(dir, subject, peer, protocol, run.First)
+	return run.Protocol
+}
+
+// lookup is Lookup for any port of a run.
+func (img *Image) lookup(dir Direction, subject, peer uint32, run PortRun) Cell {
+	return img.Lookup(dir, subject, peer, img.protocolOf(run), run.First)
 }
 
 func (img *Image) verdict(c Cell) Verdict {

@@ -61,8 +61,8 @@ func TestDiffAgreesWithModels(t *testing.T) {
 			}
 			for _, peer := range probeAddrs(to) {
 				dir, protocol, port := Direction(r.IntN(2)), pick(r, []uint8{TCP, UDP, SCTP, ICMP, 47, 50}), uint16(r.IntN(110))
-				was, _ := naive{from}.judge(dir, subject, peer, protocol, port)
-				is, _ := naive{to}.judge(dir, &pod, peer, protocol, port)
+				was, _ := naive{enforced(from)}.judge(dir, subject, peer, protocol, port)
+				is, _ := naive{enforced(to)}.judge(dir, &pod, peer, protocol, port)
 				p := pair{old.Address(peer).Identity, now.Address(peer).Identity}
 				name := pairNames(old.Image, now.Image, []pair{p})[0]
 				listed := slices.ContainsFunc(changes, func(c Change) bool {

@@ -6,7 +6,7 @@ import "slices"
 
 // equalPolicy says whether two policies say the same. Lists that are the same memory are not read.
 func equalPolicy(a, b *Policy) bool {
-	return a.Key == b.Key && a.Namespace == b.Namespace && a.Tier == b.Tier && a.Priority == b.Priority && a.Isolates == b.Isolates &&
+	return a.Key == b.Key && a.Namespace == b.Namespace && a.Audit == b.Audit && a.Tier == b.Tier && a.Priority == b.Priority && a.Isolates == b.Isolates &&
 		a.Closed == b.Closed && equalSelector(a.Subject, b.Subject) && equalLists(a.Rules, b.Rules, equalRule)
 }
 

@@ -85,6 +85,9 @@ func (img *Image) Explain(t Traffic) *Explanation {
 	x := explainer{Traffic: t, subject: img.definition(t.Subject), peer: img.definition(t.Peer)}
 	for i := range img.keys.Policies {
 		p := &img.keys.Policies[i]
+		if p.Audit {
+			continue // it enforces nothing, so it explains nothing
+		}
 		unmet := p.Subject.unmet(x.subject)
 		if len(unmet) == 0 && p.concerns(t.Direction) {
 			e.Selected = append(e.Selected, Selection{p, p.Isolates[t.Direction]})

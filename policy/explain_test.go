@@ -45,8 +45,8 @@ func TestExplainAgreesWithModel(t *testing.T) {
 				ask := Traffic{Direction: Direction(r.IntN(2)), Subject: c.Endpoint(pod.Key()).Identity, Peer: c.Address(peer).Identity, Addr: peer,
 					Protocol: pick(r, probeProtocols), Port: uint16(r.IntN(110))}
 				e := c.Image.Explain(ask)
-				want, by := naive{m}.judge(ask.Direction, pod, peer, ask.Protocol, ask.Port)
-				matching, rules := naive{m}.matching(ask, pod)
+				want, by := naive{enforced(m)}.judge(ask.Direction, pod, peer, ask.Protocol, ask.Port)
+				matching, rules := naive{enforced(m)}.matching(ask, pod)
 				if e.Verdict.Allow != want || len(by) > 0 && !slices.Contains(by, e.Verdict.Rule) {
 					t.Fatalf("%+v: explained %s, model says %v by %v", ask, e.Verdict, want, by)
 				}

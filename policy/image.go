@@ -15,7 +15,7 @@ var ErrDamaged = errors.New("damaged policy image")
 // Layout of the image; the numbers are those of bpf/image.h.
 const (
 	ImageMagic = 0x52494557
-	ImageABI   = 1
+	ImageABI   = 2
 
 	imageHeaderSize   = 64
 	imageIdentitySize = 2
@@ -37,6 +37,7 @@ const (
 	offKeys          = 40
 	offKeysLen       = 44
 	offChecksum      = 48
+	offAudited       = 52
 )
 
 // Cell is a verdict and the rule that decided it.
@@ -44,7 +45,11 @@ type Cell uint16
 
 const (
 	cellAllow = 0x8000
+	cellAudit = 0x4000
 	cellRule  = 0x3fff
+
+	// rowAudit, in a row's columns, marks one of the enforced plane that only policies under audit made.
+	rowAudit = 1 << 31
 
 	// RuleHost is the number of the node's standing permission to reach its own pods.
 	RuleHost = 1
@@ -63,8 +68,15 @@ func cell(allow bool, rule uint16) Cell {
 // Allow says whether the packet may pass.
 func (c Cell) Allow() bool { return c&cellAllow != 0 }
 
-// Rule is the number of the rule that decided; 0: none did, the default holds.
+// Rule is the number of the rule that decided; 0: none did, the default holds. In the audited plane a default that a policy
+// under audit brings has the number of that isolation.
 func (c Cell) Rule() uint16 { return uint16(c & cellRule) }
+
+// Default says that no rule decided.
+func (c Cell) Default() bool { return c.Rule() == 0 || !c.Allow() && c&cellAudit != 0 }
+
+// Audited says of a cell of the enforced plane that it allows what the audited plane denies.
+func (c Cell) Audited() bool { return c.Allow() && c&cellAudit != 0 }
 
 // Image is a policy image. It is immutable, and whatever reads it stays inside its bytes.
 type Image struct {
@@ -128,9 +140,18 @@ func (img *Image) Rows() int { return int(img.u32(offRowCount)) }
 
 // Lookup says what the policy of the pods that have identity subject makes, in direction dir, of traffic with identity
 // peer: the very chain of loads that the kernel does. Port is the destination port of the first packet (of the peer at
-// egress, of the subject at ingress), or the ICMP type. What no policy selects is allowed by rule 0.
+// egress, of the subject at ingress), or the ICMP type. What no policy selects is allowed by rule 0. Policies under audit do
+// not count, but the cell says where they would.
 func (img *Image) Lookup(dir Direction, subject, peer uint32, protocol uint8, port uint16) Cell {
-	row := img.row(dir, subject)
+	return img.cell(img.row(offSubjects, dir, subject), peer, protocol, port)
+}
+
+// LookupAudited is Lookup as if no policy were under audit. The kernel asks this only where a cell of Lookup is Audited.
+func (img *Image) LookupAudited(dir Direction, subject, peer uint32, protocol uint8, port uint16) Cell {
+	return img.cell(img.row(offAudited, dir, subject), peer, protocol, port)
+}
+
+func (img *Image) cell(row, peer uint32, protocol uint8, port uint16) Cell {
 	if row == 0 {
 		return cell(true, 0)
 	}
@@ -140,15 +161,27 @@ func (img *Image) Lookup(dir Direction, subject, peer uint32, protocol uint8, po
 	peerClass := uint32(img.peerClass(peer))
 	block := img.u32(img.u32(row) + peerClass/imageBlock*4)
 	group := img.u16(block + peerClass%imageBlock*2)
-	return Cell(img.u16(img.u32(row+8) + 2*(uint32(group)*img.u32(row+12)+uint32(local))))
+	return Cell(img.u16(img.u32(row+8) + 2*(uint32(group)*img.columns(row)+uint32(local))))
 }
 
-// Policed says whether some policy of this node selects the pods of identity subject in direction dir.
-func (img *Image) Policed(dir Direction, subject uint32) bool { return img.row(dir, subject) != 0 }
+// Policed says whether some policy of this node, be it under audit, selects the pods of identity subject in direction dir:
+// then their flows are kept.
+func (img *Image) Policed(dir Direction, subject uint32) bool {
+	return img.row(offSubjects, dir, subject) != 0
+}
 
-// row is the offset of a row; 0 stands for none, which has no columns.
-func (img *Image) row(dir Direction, subject uint32) uint32 {
-	row := img.u32(offSubjects) + img.identity(subject)*imageSubjectSize + uint32(dir&1)*imageRowSize
+// Enforced says whether some policy does that is not under audit.
+func (img *Image) Enforced(dir Direction, subject uint32) bool {
+	row := img.row(offSubjects, dir, subject)
+	return row != 0 && img.u32(row+12)&rowAudit == 0
+}
+
+func (img *Image) columns(row uint32) uint32 { return img.u32(row+12) &^ rowAudit }
+
+// row is the offset of a row in the table of subjects of a plane, offSubjects or offAudited; 0 stands for none, which has no
+// columns.
+func (img *Image) row(table uint32, dir Direction, subject uint32) uint32 {
+	row := img.u32(table) + img.identity(subject)*imageSubjectSize + uint32(dir&1)*imageRowSize
 	if img.u32(row+12) == 0 {
 		return 0
 	}
@@ -190,6 +223,7 @@ func (img *Image) check() error {
 	if err := errors.Join(
 		img.span("identities", img.u32(offIdentities), uint64(identities), imageIdentitySize, 2),
 		img.span("subjects", img.u32(offSubjects), uint64(identities), imageSubjectSize, 8),
+		img.span("audited", img.u32(offAudited), uint64(identities), imageSubjectSize, 8),
 		img.span("protocols", img.u32(offProtocols), 256, imageProtocolSize, 8),
 		img.span("keys", img.u32(offKeys), uint64(img.u32(offKeysLen)), 1, 1),
 	); err != nil {
@@ -230,17 +264,25 @@ func (img *Image) checkRows(blocks, classes uint64) error {
 	groups, columns := map[uint32]uint64{}, map[uint32]uint64{} // block list, port table → local classes
 	for i := range img.u32(offIdentityCount) {
 		for _, dir := range []Direction{Ingress, Egress} {
-			at := img.row(dir, i)
-			if at == 0 {
-				continue
+			enforced, audited := img.row(offSubjects, dir, i), img.row(offAudited, dir, i)
+			if (enforced == 0) != (audited == 0) {
+				return fmt.Errorf("row of number %d: only one of two planes has it", i)
 			}
-			r := imageRow{img.u32(at), img.u32(at + 4), img.u32(at + 8), img.u32(at + 12)}
-			if checked[r] {
-				continue
+			if audited != 0 && img.u32(audited+12)&rowAudit != 0 {
+				return fmt.Errorf("row of number %d: marked in the audited plane", i)
 			}
-			checked[r] = true
-			if err := img.checkRow(r, blocks, classes, groups, columns); err != nil {
-				return fmt.Errorf("row of number %d: %w", i, err)
+			for _, at := range []uint32{enforced, audited} {
+				if at == 0 {
+					continue
+				}
+				r := imageRow{img.u32(at), img.u32(at + 4), img.u32(at + 8), img.u32(at + 12)}
+				if checked[r] {
+					continue
+				}
+				checked[r] = true
+				if err := img.checkRow(r, blocks, classes, groups, columns); err != nil {
+					return fmt.Errorf("row of number %d: %w", i, err)
+				}
 			}
 		}
 	}
@@ -251,6 +293,7 @@ func (img *Image) checkRows(blocks, classes uint64) error {
 }
 
 func (img *Image) checkRow(r imageRow, blocks, classes uint64, groups, columns map[uint32]uint64) error {
+	width := r.columns &^ rowAudit
 	count, known := columns[r.ports]
 	if !known {
 		if err := img.span("ports", r.ports, classes, 2, 2); err != nil {
@@ -259,8 +302,8 @@ func (img *Image) checkRow(r imageRow, blocks, classes uint64, groups, columns m
 		count = img.localClasses(r.ports, uint32(classes))
 		columns[r.ports] = count
 	}
-	if count > uint64(r.columns) {
-		return fmt.Errorf("%d local port classes in %d columns", count, r.columns)
+	if count > uint64(width) {
+		return fmt.Errorf("%d local port classes in %d columns", count, width)
 	}
 	peers, known := groups[r.blocks]
 	if !known {
@@ -276,7 +319,7 @@ func (img *Image) checkRow(r imageRow, blocks, classes uint64, groups, columns m
 		}
 		groups[r.blocks] = peers
 	}
-	return img.span("cells", r.cells, peers*uint64(r.columns), 2, 2)
+	return img.span("cells", r.cells, peers*uint64(width), 2, 2)
 }
 
 // localClasses is one more than the largest of n u16 at offset at.

@@ -48,7 +48,7 @@ func TestDecodeRefusesDamage(t *testing.T) {
 	at := func(off uint32) int { return int(img.u32(off)) }
 	row := 0
 	for i := range uint32(img.Identities()) {
-		row = max(row, int(img.row(Ingress, i)))
+		row = max(row, int(img.row(offSubjects, Ingress, i)))
 	}
 	block := int(img.u32(img.u32(uint32(row))))
 	half := append([]byte(nil), good...)
@@ -63,7 +63,7 @@ func TestDecodeRefusesDamage(t *testing.T) {
 		{"cut in the middle", good[:len(good)/2], "size"},
 		{"one bit", half, "checksum"},
 		{"magic", put(good, offMagic, 1), "magic 0x1"},
-		{"ABI", put(good, offABI, 2), "ABI 2, want 1"},
+		{"ABI", put(good, offABI, 1), "ABI 1, want 2"},
 		{"size past the end", put(good, offSize, uint32(len(good)+1)), "size"},
 		{"size inside the header", put(good, offSize, 60), "size 60"},
 		{"identities outside", put(good, offIdentities, uint32(len(good)-4)), "identities"},
@@ -87,7 +87,10 @@ func TestDecodeRefusesDamage(t *testing.T) {
 		{"a row's cells", put(good, row+8, uint32(len(good))), ": cells"},
 		{"a row's cells unaligned", put(good, row+8, img.u32(uint32(row+8))+1), "is not a multiple of 2"},
 		{"a row's columns, too few", put(good, row+12, 1), "local port classes in 1 columns"},
-		{"a row's columns, too many", put(good, row+12, 0xffffffff), ": cells"},
+		{"a row's columns, too many", put(good, row+12, 0x7fffffff), ": cells"},
+		{"a mark without audit", put(good, row+12, img.u32(uint32(row+12))|rowAudit), "marked in the audited plane"},
+		{"audited subjects outside", put(good, offAudited, uint32(len(good)-4)), "audited"},
+		{"a row in one plane only", put(good, offAudited, img.u32(offSubjects)+imageSubjectSize), "only one of two planes"},
 		{"an identity's peer class", put(good, at(offIdentities), 0xffff), "row of number"},
 		{"a port class", put(good, at(offClasses), 0xffff), ": ports"},
 	} {

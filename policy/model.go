@@ -112,7 +112,9 @@ type Policy struct {
 	Key string
 	// Namespace is the object's; empty for a cluster-wide one. It is charged for what its policies cost.
 	Namespace string `json:",omitempty"`
-	Tier      Tier   `json:",omitempty"`
+	// Audit says that the policy is under audit: it enforces nothing; what it would deny is found out beside the verdict.
+	Audit bool `json:",omitempty"`
+	Tier  Tier `json:",omitempty"`
 	// Priority orders the policies of an ordered tier, the lowest first; equal ones go by Key. TierNormal does not read it.
 	Priority int32    `json:",omitempty"`
 	Subject  Selector // of pods; the namespace is already a requirement of it

@@ -303,6 +303,7 @@ func randomPolicies(r *rand.Rand) []Policy {
 		} else {
 			p.Key, p.Priority = fmt.Sprintf("ClusterNetworkPolicy policy-%d", i), pick(r, []int32{0, 5, 5, 40, MaxPriority})
 		}
+		p.Audit = r.IntN(4) == 0
 		for j := range r.IntN(5) {
 			rule := randomRule(r, fmt.Sprintf("spec.rules[%d]", j))
 			if p.Tier != TierNormal {
@@ -354,12 +355,21 @@ func eachSeed(t *testing.T, n int, test func(t *testing.T, r *rand.Rand)) {
 	}
 }
 
+// enforced is m without its policies under audit.
+func enforced(m *Model) *Model {
+	e := *m
+	e.Policies = slices.DeleteFunc(slices.Clone(m.Policies), func(p Policy) bool { return p.Audit })
+	return &e
+}
+
 // The image gives the verdict that the model's prose gives, for every pod, peer, protocol and port, and names a rule that
-// says so.
+// says so: in the enforced plane without the policies under audit, in the audited one with them. A cell of the former says
+// where the latter denies what it allows.
 func TestLookupAgreesWithModel(t *testing.T) {
-	verdicts := map[bool]int{}
+	verdicts, doubts := map[bool]int{}, map[bool]int{} // by whether they allow; those that only audit denies, by whether by default
 	eachSeed(t, 150, func(t *testing.T, r *rand.Rand) {
 		m := randomModel(r)
+		e := enforced(m)
 		c, err := Build(m)
 		if err != nil {
 			t.Fatal(err)
@@ -372,7 +382,7 @@ func TestLookupAgreesWithModel(t *testing.T) {
 			for _, peer := range probeAddrs(m) {
 				for range 12 {
 					dir, protocol, port := Direction(r.IntN(2)), pick(r, probeProtocols), uint16(r.IntN(110))
-					want, by := naive{m}.judge(dir, pod, peer, protocol, port)
+					want, by := naive{e}.judge(dir, pod, peer, protocol, port)
 					if portMask(protocol) == 0xff && port > 0xff {
 						continue
 					}
@@ -383,11 +393,23 @@ func TestLookupAgreesWithModel(t *testing.T) {
 							pod.Key(), dir, peer, c.Image.IdentityName(c.Address(peer).Identity), protocol, port, got.Allow(), name, path, want, by, m.Policies)
 					}
 					verdicts[want]++
+					audited, by := naive{m}.judge(dir, pod, peer, protocol, port)
+					full := c.Image.LookupAudited(dir, c.Endpoint(pod.Key()).Identity, c.Address(peer).Identity, protocol, port)
+					name, path, _ = c.Image.RuleName(full.Rule())
+					named := RuleName{name, path}
+					if full.Allow() != audited || got.Audited() != (want && !audited) || full.Default() != (len(by) == 0) ||
+						len(by) > 0 && !slices.Contains(by, named) || full.Default() && full.Rule() != 0 && !isolates(m, pod, dir, named) {
+						t.Fatalf("pod %s direction %d peer %s protocol %d port %d: audited %#x by %q, the cell beside it %#x, model says %v by %v\n%+v",
+							pod.Key(), dir, peer, protocol, port, full, named, got, audited, by, m.Policies)
+					}
+					if got.Audited() {
+						doubts[full.Default()]++
+					}
 				}
 			}
 		}
 	})
-	if os.Getenv("WEIR_SEED") == "" && (verdicts[true] < 1000 || verdicts[false] < 1000) {
-		t.Errorf("too few of a kind: %v", verdicts)
+	if os.Getenv("WEIR_SEED") == "" && (verdicts[true] < 1000 || verdicts[false] < 1000 || doubts[true] < 1000 || doubts[false] < 500) {
+		t.Errorf("too few of a kind: %v, %v", verdicts, doubts)
 	}
 }

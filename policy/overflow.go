@@ -145,7 +145,10 @@ func closing[V any](policies []Policy, charged map[string]V) []Policy {
 // closed stands for a policy that is too large: it costs next to nothing, and admits nothing that the policy would not.
 func (p *Policy) closed() Policy {
 	c := *p
-	c.Rules, c.Closed = nil, p.Isolates
+	if c.Rules = nil; p.Audit {
+		return c // it enforces nothing as it is
+	}
+	c.Closed = p.Isolates
 	var denies [2]bool
 	for i := range p.Rules {
 		r := &p.Rules[i]

@@ -310,3 +310,17 @@ func TestWhatDoesNotFitEvenClosedIsRefused(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A policy under audit that is too large goes on enforcing nothing.
+func TestClosedPolicyUnderAuditEnforcesNothing(t *testing.T) {
+	m := guarded()
+	m.Policies[0].Namespace, m.Policies[0].Audit = "default", true
+	m.Policies = closing(m.Policies, map[string]bool{"default": true})
+	c := build(t, m)
+	front := c.Endpoint("default/front").Identity
+	for _, at := range c.Addresses {
+		if got := c.Image.Lookup(Ingress, front, at.Identity, TCP, 80); !got.Allow() {
+			t.Errorf("from %s: %v", at.Prefix, c.Image.verdict(got))
+		}
+	}
+}

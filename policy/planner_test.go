@@ -174,15 +174,15 @@ func checkTransition(t *testing.T, r *rand.Rand, k *kernel, from, to *Model, pla
 				dir, protocol, port := Direction(r.IntN(2)), pick(r, probeProtocols), uint16(r.IntN(110))
 				got := k.image.Lookup(dir, table.Address(subject).Identity, table.Address(peer).Identity, protocol, port).Allow()
 				old, alternative, exact := false, false, stays(subject, from, to) && stays(peer, from, to)
-				now, _ := naive{to}.judge(dir, &pod, peer, protocol, port)
+				now, _ := naive{enforced(to)}.judge(dir, &pod, peer, protocol, port)
 				if exact {
-					old, _ = naive{from}.judge(dir, naive{from}.party(subject).pod, peer, protocol, port)
+					old, _ = naive{enforced(from)}.judge(dir, naive{from}.party(subject).pod, peer, protocol, port)
 					alternative = old
 				} else if stage != "addresses" && stage != "final" {
 					continue
 				} else {
-					old, _ = naive{between}.judge(dir, &pod, peer, protocol, port)
-					alternative, _ = naive{among}.judge(dir, naive{among}.party(subject).pod, peer, protocol, port)
+					old, _ = naive{enforced(between)}.judge(dir, &pod, peer, protocol, port)
+					alternative, _ = naive{enforced(among)}.judge(dir, naive{among}.party(subject).pod, peer, protocol, port)
 				}
 				if got != old && got != alternative && got != now {
 					t.Fatalf("%s: %s direction %d peer %s protocol %d port %d: %v, before and after it is %v", stage, pod.Key(), dir, peer, protocol, port, got, old)

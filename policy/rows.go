@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -12,8 +11,8 @@ import (
 
 // imageIdentity is what the image says of an identity; row 0 is none.
 type imageIdentity struct {
-	peerClass uint16
-	rows      [2]uint16
+	peerClass     uint16
+	rows, audited [2]uint16 // of the enforced and of the audited plane
 }
 
 // rows writes every local identity's rows to c.out and returns the identity table, by number, and the bytes that the rows
@@ -35,67 +34,75 @@ func (c *compiler) rows(limit int) (identities []imageIdentity, written int, err
 	known := map[string]uint16{}
 	for s, policies := range by {
 		for _, dir := range []Direction{Ingress, Egress} {
-			rules, isolated, policed, err := c.effective(policies, int32(s), dir)
+			enforced, audited, err := c.planes(policies, int32(s), dir)
 			if err != nil {
 				return nil, 0, err
 			}
-			if !policed {
+			if !audited.policed {
 				continue
 			}
-			key := []byte{byte(dir), 0}
-			if isolated {
-				key[1] = 1
-			}
-			for _, r := range rules {
-				key = binary.LittleEndian.AppendUint32(key, uint32(r))
-			}
-			row, ok := known[string(key)]
-			if !ok {
-				before := c.out.size()
-				most := limit
+			write := func(spec rowSpec) uint16 {
+				key := spec.key(dir)
+				row, ok := known[key]
+				if ok || err != nil {
+					return row
+				}
+				before, most := c.out.size(), limit
 				if written > limit {
 					most = limit / 64 // whoever has such a row is charged anyway
 				}
-				if row, err = c.row(rules, isolated, isolated && dir == Ingress && !c.options.HostByRule, most); err != nil {
-					return nil, 0, err
+				if row, err = c.row(&spec, most); err != nil {
+					return 0
 				}
-				known[string(key)] = row
+				known[key] = row
 				bytes := c.out.size() - before
 				if bytes > most {
-					bytes = max(bytes, 2*c.extent(rules)) // only begun
+					bytes = max(bytes, 2*c.extent(spec.widest().rules)) // only begun
 				}
-				c.costs = append(c.costs, rowCost{rules, bytes})
+				c.costs = append(c.costs, rowCost{spec.widest().rules, bytes})
 				if written += bytes; written > limit {
 					c.out = writer{}
 				}
+				return row
 			}
-			identities[c.locals.numbers[s]].rows[dir] = row
+			id := &identities[c.locals.numbers[s]]
+			id.audited[dir] = write(rowSpec{plane: audited})
+			id.rows[dir] = id.audited[dir]
+			if !enforced.equal(&audited) {
+				id.rows[dir] = write(rowSpec{plane: enforced, audited: &audited})
+			}
+			if err != nil {
+				return nil, 0, err
+			}
 		}
 	}
 	return identities, written, nil
 }
 
-// effective lists the compiled rules, sorted, that policies apply to a local pod in one direction.
-func (c *compiler) effective(policies []int32, subject int32, dir Direction) (rules []int32, isolated, policed bool, err error) {
+// effective is what policies mean for a local pod in one direction.
+func (c *compiler) effective(policies []int32, subject int32, dir Direction) (e plane, err error) {
 	closed := false
 	for _, i := range policies {
 		p := &c.policies[i]
-		isolated, closed = isolated || p.Isolates[dir] || p.Closed[dir], closed || p.Closed[dir]
+		e.isolated, closed = e.isolated || p.Isolates[dir] || p.Closed[dir], closed || p.Closed[dir]
 		for j := range p.Rules {
 			if p.Rules[j].Direction != dir {
 				continue
 			}
-			policed = true
-			if rules, err = c.compileRule(i, int32(j), subject, rules); err != nil {
-				return nil, false, false, err
+			e.policed = true
+			if e.rules, err = c.compileRule(i, int32(j), subject, e.rules); err != nil {
+				return plane{}, err
 			}
 		}
 	}
 	if closed {
-		rules = c.denyingHost(rules)
+		e.rules = c.denyingHost(e.rules)
 	}
-	slices.Sort(rules)
-	return slices.Compact(rules), isolated, policed || isolated, nil
+	slices.Sort(e.rules)
+	e.rules = slices.Compact(e.rules)
+	e.policed = e.policed || e.isolated
+	e.standing = e.isolated && dir == Ingress && !c.options.HostByRule
+	return e, nil
 }
 
 // compileRule appends what a rule means to a subject, as indexes of c.rules.
@@ -113,7 +120,7 @@ func (c *compiler) compileRule(policy, rule, subject int32, rules []int32) ([]in
 			if pe, po := peers(), ports(); (pe.all || len(pe.members) > 0) && (po.all || len(po.members) > 0) {
 				i = int32(len(c.rules))
 				c.rules = append(c.rules, compiledRule{
-					tier: p.Tier, action: r.Action, number: number, precedence: precedence{p.Priority, policy, rule}, peers: pe, ports: po,
+					tier: p.Tier, action: r.Action, audit: p.Audit, number: number, precedence: precedence{p.Priority, policy, rule}, peers: pe, ports: po,
 				})
 			}
 			c.byRule[ref] = i
@@ -209,14 +216,14 @@ func (c *compiler) portsOf(ports []PortMatch) *list {
 	return c.lists.get(false, slices.Compact(set))
 }
 
-// row writes the row of a pod to which rules apply and returns its number. Of a row of more than limit bytes it writes
-// just so many that the limit is exceeded.
-func (c *compiler) row(indexes []int32, isolated, standing bool, limit int) (uint16, error) {
-	rules := make([]compiledRule, len(indexes), len(indexes)+1)
-	for i, r := range indexes {
+// row writes a row and returns its number. Of a row of more than limit bytes it writes just so many that the limit is exceeded.
+func (c *compiler) row(spec *rowSpec, limit int) (uint16, error) {
+	all := spec.widest()
+	rules := make([]compiledRule, len(all.rules), len(all.rules)+1)
+	for i, r := range all.rules {
 		rules[i] = c.rules[r]
 	}
-	if standing {
+	if all.standing {
 		rules = append(rules, compiledRule{standing: true, number: RuleHost, peers: c.peersOf(c.host()), ports: c.lists.get(true, nil)})
 	}
 	local, portSets, localCount := localClasses(&c.portParts, c.ports.count, rules, func(r *compiledRule) *list { return r.ports })
@@ -232,7 +239,7 @@ func (c *compiler) row(indexes []int32, isolated, standing bool, limit int) (uin
 	var cells [][]Cell
 	parts := make([]cellParts, localCount)
 	for g := range classes {
-		set := decide(matching[g], portSets, isolated, parts)
+		set := spec.decide(matching[g], portSets, parts)
 		key := string(wire(set))
 		if _, seen := index[key]; !seen {
 			if 2*len(cells)*localCount > limit {
@@ -246,7 +253,7 @@ func (c *compiler) row(indexes []int32, isolated, standing bool, limit int) (uin
 	for i, g := range group {
 		group[i] = classes[g]
 	}
-	return c.out.row(group[:c.peerCount], local, cells)
+	return c.out.row(group[:c.peerCount], local, cells, spec.mark())
 }
 
 // cellParts collects what the rules say about one class of ports; noRule and nil where they say nothing.

@@ -91,17 +91,30 @@ func (c *Compiled) WriteText(w io.Writer) error {
 		r := img.keys.ruleIndex[n]
 		fmt.Fprintf(b, "  %d %s %s%s\n", n, r.Policy, r.Path, order[r])
 	}
+	if audited := img.AuditedPolicies(); len(audited) > 0 {
+		fmt.Fprintf(b, "\nunder audit\n")
+		for _, key := range audited {
+			fmt.Fprintf(b, "  %s\n", key)
+		}
+	}
 	runs := portRuns(img)
 	for i := range c.Endpoints {
 		e := &c.Endpoints[i]
 		fmt.Fprintf(b, "\npod %s: slot %d, identity %d\n", e.Pod, e.Slot, e.Identity)
 		for _, dir := range []Direction{Ingress, Egress} {
-			if !e.Policed[dir] {
+			switch {
+			case !e.Policed[dir]:
 				fmt.Fprintf(b, "  %s: no policy\n", dir)
-				continue
+			case img.Enforced(dir, e.Identity):
+				fmt.Fprintf(b, "  %s:\n", dir)
+				img.writeRow(b, img.Lookup, dir, e.Identity, runs)
+			default:
+				fmt.Fprintf(b, "  %s: only under audit\n", dir)
 			}
-			fmt.Fprintf(b, "  %s:\n", dir)
-			img.writeRow(b, dir, e.Identity, runs)
+			if img.planesDiffer(dir, e.Identity) {
+				fmt.Fprintf(b, "  %s, as if no policy were under audit:\n", dir)
+				img.writeRow(b, img.LookupAudited, dir, e.Identity, runs)
+			}
 		}
 	}
 	if err := b.Flush(); err != nil {
@@ -150,8 +163,11 @@ func flagNames(f AddressFlags) string {
 	return s
 }
 
+// lookupFunc is Image.Lookup or Image.LookupAudited.
+type lookupFunc func(dir Direction, subject, peer uint32, protocol uint8, port uint16) Cell
+
 // writeRow writes one line for every set of peers that a row treats alike.
-func (img *Image) writeRow(w io.Writer, dir Direction, subject uint32, runs []PortRun) {
+func (img *Image) writeRow(w io.Writer, lookup lookupFunc, dir Direction, subject uint32, runs []PortRun) {
 	type group struct {
 		peers []uint32
 		text  string
@@ -163,7 +179,7 @@ func (img *Image) writeRow(w io.Writer, dir Direction, subject uint32, runs []Po
 		class := img.peerClass(peer)
 		g := byClass[class]
 		if g == nil {
-			text := img.cellText(dir, subject, peer, runs)
+			text := img.cellText(lookup, dir, subject, peer, runs)
 			if g = byText[text]; g == nil {
 				g = &group{text: text}
 				byText[text] = g
@@ -183,11 +199,12 @@ func (img *Image) writeRow(w io.Writer, dir Direction, subject uint32, runs []Po
 }
 
 // cellText says what a row makes of one peer, ports with the same cell put together.
-func (img *Image) cellText(dir Direction, subject, peer uint32, runs []PortRun) string {
+func (img *Image) cellText(lookup lookupFunc, dir Direction, subject, peer uint32, runs []PortRun) string {
+	at := func(run PortRun) Cell { return lookup(dir, subject, peer, img.protocolOf(run), run.First) }
 	var parts []string
 	for i := 0; i < len(runs); {
-		run, c := runs[i], img.lookup(dir, subject, peer, runs[i])
-		for i++; i < len(runs) && runs[i].Protocol == run.Protocol && img.lookup(dir, subject, peer, runs[i]) == c; i++ {
+		run, c := runs[i], at(runs[i])
+		for i++; i < len(runs) && runs[i].Protocol == run.Protocol && at(runs[i]) == c; i++ {
 			run.Last = runs[i].Last
 		}
 		parts = append(parts, fmt.Sprintf("%s %s", run, img.verdict(c)))

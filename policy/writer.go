@@ -57,8 +57,8 @@ func wire[T ~uint16](values []T) []byte {
 }
 
 // row writes a row: the local class of each peer class and of each port class, and the cells of each pair of these, those
-// of a local peer class one after the other.
-func (w *writer) row(peers, ports []uint16, cells [][]Cell) (uint16, error) {
+// of a local peer class one after the other. mark is rowAudit or nothing.
+func (w *writer) row(peers, ports []uint16, cells [][]Cell, mark uint32) (uint16, error) {
 	blocks := make([]byte, 0, 4*(len(peers)/imageBlock+1))
 	var block [imageBlock]uint16
 	for first := 0; first < len(peers); first += imageBlock {
@@ -67,7 +67,7 @@ func (w *writer) row(peers, ports []uint16, cells [][]Cell) (uint16, error) {
 		}
 		blocks = binary.LittleEndian.AppendUint32(blocks, w.block(&block))
 	}
-	r := imageRow{w.lists.add(blocks), w.portLists.add(wire(ports)), w.cells.add(wire(slices.Concat(cells...))), uint32(len(cells[0]))}
+	r := imageRow{w.lists.add(blocks), w.portLists.add(wire(ports)), w.cells.add(wire(slices.Concat(cells...))), uint32(len(cells[0])) | mark}
 	if n, ok := w.rowIndex[r]; ok {
 		return n, nil
 	}
@@ -118,6 +118,7 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	var (
 		offIdentity  = begin(len(identities)*imageIdentitySize, 8)
 		offSubject   = begin(len(identities)*imageSubjectSize, 32)
+		offAudit     = offSubject
 		offProtocol  = begin(4*len(protocols), 8)
 		offList      = begin(len(w.lists.bytes), 4)
 		offBlock     = begin(len(w.blocks.bytes), 64)
@@ -126,6 +127,9 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 		offCells     = begin(len(w.cells.bytes), 2)
 		offNames     = begin(len(names), 4)
 	)
+	if slices.ContainsFunc(identities, func(id imageIdentity) bool { return id.rows != id.audited }) {
+		offAudit = begin(len(identities)*imageSubjectSize, 32)
+	}
 	if at = (at + 7) &^ 7; at > math.MaxUint32 {
 		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, at)
 	}
@@ -135,21 +139,26 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 		{offMagic, ImageMagic}, {offABI, ImageABI}, {offGeneration, generation}, {offSize, uint32(at)},
 		{offIdentities, offIdentity}, {offSubjects, offSubject}, {offIdentityCount, uint32(len(identities))}, {offProtocols, offProtocol}, {offClasses, offClass},
 		{offRowCount, uint32(len(w.rowList))}, {offKeys, offNames}, {offKeysLen, uint32(len(names))},
+		{offAudited, offAudit},
 	} {
 		put.PutUint32(b[f.off:], f.value)
 	}
-	for i, id := range identities {
-		put.PutUint16(b[int(offIdentity)+i*imageIdentitySize:], id.peerClass)
-		for dir, row := range id.rows {
+	subject := func(table uint32, i int, rows [2]uint16) {
+		for dir, row := range rows {
 			if row == 0 {
 				continue
 			}
-			r, e := w.rowList[row-1], b[int(offSubject)+i*imageSubjectSize+dir*imageRowSize:]
+			r, e := w.rowList[row-1], b[int(table)+i*imageSubjectSize+dir*imageRowSize:]
 			put.PutUint32(e, offList+r.blocks)
 			put.PutUint32(e[4:], offPortLists+r.ports)
 			put.PutUint32(e[8:], offCells+r.cells)
 			put.PutUint32(e[12:], r.columns)
 		}
+	}
+	for i, id := range identities {
+		put.PutUint16(b[int(offIdentity)+i*imageIdentitySize:], id.peerClass)
+		subject(offSubject, i, id.rows)
+		subject(offAudit, i, id.audited)
 	}
 	for i, v := range protocols {
 		put.PutUint32(b[int(offProtocol)+4*i:], v)

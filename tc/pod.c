@@ -6,35 +6,40 @@
  * overlay_tx, on egress of the VXLAN device and the NIC: what leaves with its addresses already translated.
  */
 enum { SEES_SERVICES = 1 };
+enum { COUNTS_ALLOWS = 1 };
 
 #define AF_INET 2
 
 #include "pod.h"
 #include "record.h"
-#include "verdict.h"
+#include "audit.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
 /*
- * Upper bits of an skb's tc_index for as long as nobody has judged the backend that will be chosen; the lower ones are the
- * sender's slot. Others who write there put small numbers.
+ * Upper bits of an skb's tc_index for as long as nobody has judged the backend that will be chosen, by the enforced plane or
+ * by the audited one; the lower ones are the sender's slot. Others who write there put small numbers.
  */
-#define CHOOSING 0xb000
+#define CHOOSING 0x8000
+#define CHOOSING_ENFORCED 0x1000
+#define CHOOSING_AUDITED 0x2000
 _Static_assert(MAX_ENDPOINTS == 1 << 12, "a slot fits below");
 
 static __always_inline int is_choosing(const struct __sk_buff *skb)
 {
-	return (skb->tc_index & 0xf000) == CHOOSING;
+	return (skb->tc_index & 0xc000) == CHOOSING && skb->tc_index & (CHOOSING_ENFORCED | CHOOSING_AUDITED);
 }
 
 /*
  * Does the kernel deliver packets to addr on this host? No table knows all such addresses: those of dummy interfaces, link-
  * local ones, a network's broadcast address. Asked for the tunnel port only.
  */
-static __always_inline int is_delivered_here(struct __sk_buff *skb, const struct packet *p)
+static __noinline int is_delivered_here(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_fib_lookup fib = {};
 
+	if (!p)
+		return 1;
 	fib.family = AF_INET;
 	fib.l4_protocol = p->protocol;
 	fib.ipv4_src = bpf_htonl(p->saddr);
@@ -76,6 +81,8 @@ static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct de
 		.inserts = 1,
 	};
 	enum reason reason = judge(d, p, &sender, receiver.identity);
+	__u32 choosing = reason == REASON_SERVICE_MIXED ? CHOOSING_ENFORCED | CHOOSING_AUDITED : 0;
+	int denied = 0, answer;
 	__u16 rule = d->rule;
 
 	if (!reason_passes(reason))
@@ -85,15 +92,26 @@ static __always_inline enum reason pod_tx_judge(struct __sk_buff *skb, struct de
 
 		if (!reason_passes(other))
 			return other;
-		d->rule = rule; /* pod_rx counts the receiver's allow */
+		/* pod_rx counts the receiver's allow, and what would have been none. */
+		if (d->rule & CELL_AUDIT)
+			denied = audit_judge(skb, p, receiver.slot, d->half,
+					     AUDIT_HOW(HOOK_POD_RX, DIRECTION_INGRESS, 0) | AUDIT_QUIET) & AUDIT_DENIES;
+		d->rule = rule;
 		d->direction = DIRECTION_EGRESS;
 	}
-	if (reason == REASON_SERVICE_MIXED)
-		skb->tc_index = CHOOSING | slot;
+	if (rule & CELL_AUDIT) {
+		answer = audit_judge(skb, p, slot, d->half, AUDIT_HOW(HOOK_POD_TX, DIRECTION_EGRESS, 0));
+		choosing &= CHOOSING_ENFORCED;
+		choosing |= (answer & AUDIT_CHOOSING) * (CHOOSING_AUDITED / AUDIT_CHOOSING);
+		denied |= answer & AUDIT_DENIES;
+	}
+	if (choosing)
+		skb->tc_index = CHOOSING | choosing | slot;
 	else if (skb->tc_index)
 		skb->tc_index = 0; /* the pod's own programs may leave anything there */
-	if (flow_concerns(d, p, slot, policed(d, sender.identity, DIRECTION_INGRESS), policed(d, sender.identity, DIRECTION_EGRESS)))
-		flow_record(d, p, slot, 1, reason == REASON_ALLOWED);
+	if (flow_concerns(d, p, slot, kept(d, sender.identity, DIRECTION_INGRESS, denied),
+			  kept(d, sender.identity, DIRECTION_EGRESS, denied)))
+		flow_record(d, p, slot, 1, ruled(d, p, sender.identity, receiver.identity, DIRECTION_EGRESS, reason));
 	return reason;
 }
 
@@ -117,9 +135,9 @@ static __always_inline enum reason pod_tx_decide(struct __sk_buff *skb, struct d
 	case FRAME_ARP:
 		return !arp_sender || bpf_ntohl(arp_sender) == endpoint->addr4 ? REASON_NOT_IP : REASON_SPOOFED_SOURCE;
 	case FRAME_IPV6:
-		return unreadable(d, endpoint->identity, DIRECTION_EGRESS, REASON_IPV6);
+		return unreadable(skb, d, p, slot, DIRECTION_EGRESS, HOOK_POD_TX, REASON_IPV6);
 	case FRAME_OTHER:
-		return unreadable(d, endpoint->identity, DIRECTION_EGRESS, REASON_NOT_IP_ISOLATED);
+		return unreadable(skb, d, p, slot, DIRECTION_EGRESS, HOOK_POD_TX, REASON_NOT_IP_ISOLATED);
 	case FRAME_TAGS:
 		return REASON_POD_TAGS;
 	default:
@@ -145,29 +163,42 @@ int pod_tx(struct __sk_buff *skb)
 	return skb_exit(skb, &d, p, HOOK_POD_TX, pod_tx_decide(skb, &d, p));
 }
 
-/* A Service address was admitted for only some of its backends: may this pod reach the one that was chosen? */
-static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct decision *d, struct packet *p)
+/*
+ * A Service address was admitted for only some of its backends: may the pod, whose slot is left in sender, reach the one
+ * that was chosen? REASON_UNTOUCHED: only the audited plane asks that.
+ */
+static __always_inline enum reason chosen_backend(struct __sk_buff *skb, struct decision *d, struct packet *p, __u32 *sender)
 {
-	__u32 slot = skb->tc_index;
+	__u32 tag = skb->tc_index;
 	struct row row;
 	__u16 peer, cell;
 
 	skb->tc_index = 0; /* an encapsulated skb passes the NIC's program again, with other addresses */
 	d->direction = DIRECTION_EGRESS;
-	row = image_row(d->image, ARRAY_OF(endpoints)[slot & (MAX_ENDPOINTS - 1)].identity, DIRECTION_EGRESS);
+	*sender = tag & (MAX_ENDPOINTS - 1);
+	row = image_row(d->image, ARRAY_OF(endpoints)[*sender].identity, DIRECTION_EGRESS);
 	if (!row_policed(row))
-		return REASON_NOT_ISOLATED;
-	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p))
-		return REASON_FRAGMENT;
+		return tag & CHOOSING_ENFORCED ? REASON_NOT_ISOLATED : REASON_UNTOUCHED;
+	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p)) {
+		if (tag & CHOOSING_ENFORCED && row_enforced(row))
+			return REASON_FRAGMENT;
+		doubt(d, (tag & CHOOSING_AUDITED) * (CELL_AUDIT / CHOOSING_AUDITED));
+		return tag & CHOOSING_ENFORCED ? REASON_NOT_ISOLATED : REASON_UNTOUCHED;
+	}
 	peer = image_peer_class(d->image, address_identity(d->destination));
 	cell = image_cell(d->image, row, peer, image_port_class(d->image, p->protocol, p->dport));
-	d->rule = cell & CELL_RULE;
-	if (cell & CELL_ALLOW) {
-		if (p->fragment == FRAGMENT_FIRST)
-			fragment_remember(p);
-		return d->rule ? REASON_ALLOWED : REASON_NOT_ISOLATED;
+	if (tag & CHOOSING_ENFORCED && !(cell & CELL_ALLOW)) {
+		d->rule = cell & CELL_RULE;
+		return d->rule ? REASON_DENIED_RULE : REASON_DENIED_DEFAULT;
 	}
-	return d->rule ? REASON_DENIED_RULE : REASON_DENIED_DEFAULT;
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_remember(p);
+	/* Both of the cell's bits: CELL_ALLOW is the next one above CELL_AUDIT. */
+	doubt(d, (tag & CHOOSING_AUDITED) * (CELL_AUDIT / CHOOSING_AUDITED) & cell & cell >> 1);
+	if (!(tag & CHOOSING_ENFORCED))
+		return REASON_UNTOUCHED;
+	d->rule |= cell & CELL_RULE;
+	return cell & CELL_RULE ? REASON_ALLOWED : REASON_NOT_ISOLATED;
 }
 
 static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct decision *d, struct packet *p)
@@ -177,6 +208,9 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	__be32 arp_sender = 0;
 	enum reason reason;
 	enum frame frame;
+	__u32 sender = 0;
+	__u16 chosen = 0;
+	int denied = 0;
 
 	if (!decision_open(d, skb))
 		return REASON_NO_IMAGE;
@@ -191,9 +225,9 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	case FRAME_ARP:
 		return REASON_NOT_IP;
 	case FRAME_IPV6:
-		return unreadable(d, subject.identity, DIRECTION_INGRESS, REASON_IPV6);
+		return unreadable(skb, d, p, subject.slot, DIRECTION_INGRESS, HOOK_POD_RX, REASON_IPV6);
 	case FRAME_OTHER:
-		return unreadable(d, subject.identity, DIRECTION_INGRESS, REASON_NOT_IP_ISOLATED);
+		return unreadable(skb, d, p, subject.slot, DIRECTION_INGRESS, HOOK_POD_RX, REASON_NOT_IP_ISOLATED);
 	case FRAME_TAGS:
 		return REASON_POD_TAGS;
 	default:
@@ -202,17 +236,25 @@ static __always_inline enum reason pod_rx_decide(struct __sk_buff *skb, struct d
 	d->source = address_lookup(p->saddr);
 	d->destination = address_lookup(p->daddr);
 	if (is_choosing(skb)) {
-		reason = chosen_backend(skb, d, p);
+		reason = chosen_backend(skb, d, p, &sender);
 		if (!reason_passes(reason))
 			return reason;
+		chosen = d->rule;
 	}
 	reason = judge(d, p, &subject, address_identity(d->source));
 	if (!reason_passes(reason))
 		return reason;
-	if (flow_concerns(d, p, subject.slot, policed(d, subject.identity, DIRECTION_EGRESS),
-			  policed(d, subject.identity, DIRECTION_INGRESS)))
-		flow_record(d, p, subject.slot, 0, reason == REASON_ALLOWED);
-	else if (address_kind(d->source) == ADDRESS_LOCAL_POD && policed(d, address_identity(d->source), DIRECTION_INGRESS))
+	if (chosen & CELL_AUDIT)
+		denied = audit_judge(skb, p, sender, d->half, AUDIT_HOW(HOOK_POD_RX, DIRECTION_EGRESS, 0) | AUDIT_CHOSEN) & AUDIT_DENIES;
+	else
+		denied = audit_denied_sender(skb, d, p);
+	if (d->rule & CELL_AUDIT)
+		denied |= audit_judge(skb, p, subject.slot, d->half, AUDIT_HOW(HOOK_POD_RX, DIRECTION_INGRESS, 0)) & AUDIT_DENIES;
+	if (flow_concerns(d, p, subject.slot, kept(d, subject.identity, DIRECTION_EGRESS, denied),
+			  kept(d, subject.identity, DIRECTION_INGRESS, denied)))
+		flow_record(d, p, subject.slot, 0,
+			    ruled(d, p, subject.identity, address_identity(d->source), DIRECTION_INGRESS, reason));
+	else if (address_kind(d->source) == ADDRESS_LOCAL_POD && kept(d, address_identity(d->source), DIRECTION_INGRESS, denied))
 		flow_record(d, p, address_slot(d->source), 1, 0); /* translated since pod_tx saw it */
 	return reason;
 }
@@ -232,6 +274,8 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 {
 	enum reason reason = REASON_UNTOUCHED;
 	__be32 arp_sender = 0;
+	__u32 sender = 0;
+	int denied = 0;
 
 	d->direction = DIRECTION_EGRESS;
 	if (!decision_open(d, skb))
@@ -244,11 +288,16 @@ static __always_inline enum reason overlay_tx_decide(struct __sk_buff *skb, stru
 	    !address_is_pod(d->destination))
 		return REASON_TUNNEL_FROM_POD;
 	if (is_choosing(skb)) {
-		reason = chosen_backend(skb, d, p);
+		reason = chosen_backend(skb, d, p, &sender);
 		if (!reason_passes(reason))
 			return reason;
+		if (d->rule & CELL_AUDIT)
+			denied = audit_judge(skb, p, sender, d->half,
+					     AUDIT_HOW(HOOK_OVERLAY_TX, DIRECTION_EGRESS, 0) | AUDIT_CHOSEN) & AUDIT_DENIES;
+	} else {
+		denied = audit_denied_sender(skb, d, p);
 	}
-	if (address_kind(d->source) == ADDRESS_LOCAL_POD && policed(d, address_identity(d->source), DIRECTION_INGRESS))
+	if (address_kind(d->source) == ADDRESS_LOCAL_POD && kept(d, address_identity(d->source), DIRECTION_INGRESS, denied))
 		flow_record(d, p, address_slot(d->source), 1, 0);
 	return reason;
 }

@@ -87,15 +87,3 @@ static __always_inline volatile struct endpoint *endpoint_of(__u32 ifindex, __u3
 	*slot = *found;
 	return ARRAY_OF(endpoints) + (*slot & (MAX_ENDPOINTS - 1));
 }
-
-static __always_inline int policed(const struct decision *d, __u32 identity, enum direction direction)
-{
-	return row_policed(image_row(d->image, identity, direction));
-}
-
-/* What is not IPv4 cannot be judged: it passes only where no policy asks. */
-static __always_inline enum reason unreadable(const struct decision *d, __u32 identity, enum direction direction,
-					      enum reason reason)
-{
-	return policed(d, identity, direction) ? reason : REASON_NOT_ISOLATED;
-}

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	podMapAuditHits           = "audit_hits"
 	podMapCidr4               = "cidr4"
 	podMapCounters            = "counters"
 	podMapEvents              = "events"
@@ -102,6 +103,7 @@ type podProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podMapSpecs struct {
+	AuditHits  *ebpf.MapSpec `ebpf:"audit_hits"`
 	Cidr4      *ebpf.MapSpec `ebpf:"cidr4"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
@@ -160,6 +162,7 @@ func (o *podObjects) Close() error {
 //
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podMaps struct {
+	AuditHits  *ebpf.Map `ebpf:"audit_hits"`
 	Cidr4      *ebpf.Map `ebpf:"cidr4"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Events     *ebpf.Map `ebpf:"events"`
@@ -174,6 +177,7 @@ type podMaps struct {
 
 func (m *podMaps) Close() error {
 	return _PodClose(
+		m.AuditHits,
 		m.Cidr4,
 		m.Counters,
 		m.Events,

@@ -183,7 +183,7 @@ static __always_inline enum reason fast_judge(struct decision *d, struct packet 
 				return reason;
 			}
 			fast_write(f, p);
-			return judge_denied(d, p, s, reason);
+			return judge_denied(d, p, s, reason, PLANE_ENFORCED);
 		}
 	}
 	fast_write(f, p);

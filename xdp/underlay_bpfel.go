@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	underlayMapAuditHits           = "audit_hits"
 	underlayMapCidr4               = "cidr4"
 	underlayMapCounters            = "counters"
 	underlayMapEvents              = "events"
@@ -98,6 +99,7 @@ type underlayProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type underlayMapSpecs struct {
+	AuditHits  *ebpf.MapSpec `ebpf:"audit_hits"`
 	Cidr4      *ebpf.MapSpec `ebpf:"cidr4"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
@@ -156,6 +158,7 @@ func (o *underlayObjects) Close() error {
 //
 // It can be passed to loadUnderlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type underlayMaps struct {
+	AuditHits  *ebpf.Map `ebpf:"audit_hits"`
 	Cidr4      *ebpf.Map `ebpf:"cidr4"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Events     *ebpf.Map `ebpf:"events"`
@@ -170,6 +173,7 @@ type underlayMaps struct {
 
 func (m *underlayMaps) Close() error {
 	return _UnderlayClose(
+		m.AuditHits,
 		m.Cidr4,
 		m.Counters,
 		m.Events,

@@ -110,7 +110,7 @@ func (a *agent) enforce(ctx context.Context, n *loader.Network, news set) error 
 		return err
 	}
 	if objects != a.applied.objects {
-		a.report(statuses)
+		a.report(statuses, compiled.Image.AuditedPolicies())
 	}
 	a.applied.objects, a.applied.read, a.applied.model, a.applied.compiled = objects, read, model, compiled
 	took := time.Since(start)
@@ -174,15 +174,20 @@ func (a *agent) fail(what string, err error) {
 }
 
 // report tells what is not enforced as written, once for each set of objects.
-func (a *agent) report(statuses []k8s.Status) {
+func (a *agent) report(statuses []k8s.Status, audited []string) {
 	var admitNothing []string
 	for _, s := range statuses {
+		if s.Reason == k8s.ReasonAudited {
+			a.log.Info("under audit", "object", s.Object, "message", s.Message)
+			continue
+		}
 		a.log.Warn("not enforced as written", "object", s.Object, "field", s.Path, "reason", s.Reason, "message", s.Message)
 		if s.Reason == k8s.ReasonUnsupported {
 			admitNothing = append(admitNothing, s.Object+" "+s.Path)
 		}
 	}
 	a.status.setUnenforceable(admitNothing)
+	a.status.setAudited(audited)
 	a.metrics.Unenforceable(len(admitNothing))
 }
 

@@ -136,18 +136,25 @@ func (d datapath) Counters() (map[metrics.Slot]metrics.Traffic, error) {
 func (d datapath) Rules() (map[metrics.Rule]metrics.Traffic, error) {
 	live := d.tables.LiveImage()
 	hits, err := d.tables.RuleHits()
-	out := make(map[metrics.Rule]metrics.Traffic, len(hits))
-	for number, c := range hits {
+	audited, auditErr := d.tables.AuditHits()
+	out := make(map[metrics.Rule]metrics.Traffic, len(hits)+len(audited))
+	add := func(number uint16, c loader.Count, audit bool) {
 		if live == nil {
-			break
+			return
 		}
 		if policyKey, path, ok := live.RuleName(number); ok {
-			rule := metrics.Rule{Policy: policyKey, Path: path}
+			rule := metrics.Rule{Policy: policyKey, Path: path, Audit: audit}
 			sum := out[rule]
 			out[rule] = metrics.Traffic{Packets: sum.Packets + c.Packets, Bytes: sum.Bytes + c.Bytes}
 		}
 	}
-	return out, err
+	for number, c := range hits {
+		add(number, c, false)
+	}
+	for number, c := range audited {
+		add(number, c, true)
+	}
+	return out, errors.Join(err, auditErr)
 }
 
 func (d datapath) Flows() (map[string]int, error) {

@@ -26,6 +26,7 @@ type status struct {
 	missing map[string]error
 	nothing []string // rules that admit nothing
 	closed  []string // namespaces whose policies are too large
+	audited []string // policies under audit
 	warned  []string // pods that the log has named as missing
 }
 
@@ -88,6 +89,12 @@ func (s *status) setOversized(namespaces []string) bool {
 	return news
 }
 
+func (s *status) setAudited(policies []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.audited = policies
+}
+
 func (s *status) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	silent := time.Since(s.beaten)
@@ -130,6 +137,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	}
 	for _, namespace := range s.closed {
 		fmt.Fprintf(&body, "isolated, too large: %s\n", namespace)
+	}
+	for _, policy := range s.audited {
+		fmt.Fprintf(&body, "under audit, enforces nothing: %s\n", policy)
 	}
 	fmt.Fprint(w, body.String())
 }

@@ -17,6 +17,15 @@ type sideAnswer struct {
 	Reason  string `json:"reason"`
 	Rule    string `json:"rule"` // "": no rule decided
 	Hook    string `json:"hook"` // "": the judge has none
+	// Audit is what would become of a packet that is allowed if no policy were under audit; nil: the same.
+	Audit *auditAnswer `json:"audit,omitempty"`
+}
+
+// auditAnswer is a denial. The rule of one by default is the isolation by a policy under audit.
+type auditAnswer struct {
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason"`
+	Rule    string `json:"rule"`
 }
 
 // answer is one judge's answer to one question. A side that is no pod is nil.
@@ -64,6 +73,9 @@ func (s *sideAnswer) String() string {
 	if s.Hook != "" {
 		text += " at " + s.Hook
 	}
+	if a := s.Audit; a != nil {
+		text += ", under audit: " + (&sideAnswer{Verdict: a.Verdict, Reason: a.Reason, Rule: a.Rule}).String()
+	}
 	return text
 }
 
@@ -83,7 +95,15 @@ func sameSide(a, b *sideAnswer, named bool) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Verdict == b.Verdict && (!named || a.Rule == b.Rule)
+	return a.Verdict == b.Verdict && (!named || a.Rule == b.Rule) && sameAudit(a.Audit, b.Audit, named)
+}
+
+// sameAudit demands the same reason, too: the oracle knows all that there are.
+func sameAudit(a, b *auditAnswer, named bool) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Verdict == b.Verdict && a.Reason == b.Reason && (!named || a.Rule == b.Rule)
 }
 
 // checked is the answer to a probe, as it is written.

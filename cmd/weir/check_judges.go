@@ -62,7 +62,11 @@ func newBrain(objs *k8s.Objects, c *cluster, options k8s.Options) (*brain, error
 		return nil, fmt.Errorf("translate objects: %w", err)
 	}
 	for _, s := range statuses {
-		b.warnings = append(b.warnings, fmt.Sprintf("%s: %s: %s", s.Object, s.Path, s.Message))
+		weight := "warning"
+		if s.Reason == k8s.ReasonAudited {
+			weight = "note"
+		}
+		b.warnings = append(b.warnings, fmt.Sprintf("%s: %s: %s: %s", weight, s.Object, s.Path, s.Message))
 	}
 	return b, nil
 }
@@ -145,32 +149,52 @@ func (j *imageJudge) side(q *question, subject, peer oracle.Party, direction pol
 	if err != nil {
 		return nil, err
 	}
-	own := t.identity(subject.Addr)
-	if direction == policy.Egress {
-		if service := t.services[serviceKey{peer.Addr, q.protocol, q.port}]; service != nil && t.compiled.Image.Policed(direction, own) {
-			return t.service(own, service), nil
+	img := t.compiled.Image
+	enforced := planeView{t, img.Lookup, img.Enforced(direction, t.identity(subject.Addr))}
+	audited := planeView{t, img.LookupAudited, img.Policed(direction, t.identity(subject.Addr))}
+	answer := enforced.side(q, subject, peer, direction)
+	if answer.Verdict == "allow" {
+		if would := audited.side(q, subject, peer, direction); would.Verdict != "allow" {
+			answer.Audit = &auditAnswer{would.Verdict, would.Reason, would.Rule}
 		}
 	}
-	cell := t.compiled.Image.Lookup(direction, own, t.identity(peer.Addr), q.protocol, q.port)
+	return answer, nil
+}
+
+// planeView is one plane of an image, seen for one pod in one direction.
+type planeView struct {
+	*nodeTables
+	lookup  func(policy.Direction, uint32, uint32, uint8, uint16) policy.Cell
+	policed bool
+}
+
+func (v planeView) side(q *question, subject, peer oracle.Party, direction policy.Direction) *sideAnswer {
+	own := v.identity(subject.Addr)
+	if direction == policy.Egress && v.policed {
+		if service := v.services[serviceKey{peer.Addr, q.protocol, q.port}]; service != nil {
+			return v.service(own, service)
+		}
+	}
+	cell := v.lookup(direction, own, v.identity(peer.Addr), q.protocol, q.port)
 	reason := bpf.ReasonDeniedRule
 	switch {
 	case !cell.Allow() && subject.Addr == peer.Addr:
-		return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonSelf)}, nil
-	case cell.Allow() && cell.Rule() == 0:
+		return &sideAnswer{Verdict: "allow", Reason: bpf.ReasonName(bpf.ReasonSelf)}
+	case cell.Allow() && cell.Default():
 		reason = bpf.ReasonNotIsolated
 	case cell.Allow():
 		reason = bpf.ReasonAllowed
-	case cell.Rule() == 0:
+	case cell.Default():
 		reason = bpf.ReasonDeniedDefault
 	}
-	return &sideAnswer{Verdict: verdictName(cell.Allow()), Reason: bpf.ReasonName(reason), Rule: t.ruleName(cell.Rule())}, nil
+	return &sideAnswer{Verdict: verdictName(cell.Allow()), Reason: bpf.ReasonName(reason), Rule: v.ruleName(cell.Rule())}
 }
 
 // service judges a Service address by what stands behind it, as the programs do.
-func (t *nodeTables) service(own uint32, s *policy.ServiceEntry) *sideAnswer {
+func (v planeView) service(own uint32, s *policy.ServiceEntry) *sideAnswer {
 	admitted, hostRefused := 0, false
 	for _, b := range s.Backends {
-		if t.compiled.Image.Lookup(policy.Egress, own, b.Identity, s.Protocol, b.Port).Allow() {
+		if v.lookup(policy.Egress, own, b.Identity, s.Protocol, b.Port).Allow() {
 			admitted++
 		} else if b.Host {
 			hostRefused = true
@@ -218,6 +242,9 @@ func oracleSide(j *oracle.Judgement) *sideAnswer {
 	s := &sideAnswer{Verdict: verdictName(j.Allow), Reason: j.Reason}
 	if len(j.Rules) > 0 {
 		s.Rule = j.Rules[0]
+	}
+	if would := oracleSide(j.Audit); would != nil {
+		s.Audit = &auditAnswer{would.Verdict, would.Reason, would.Rule}
 	}
 	return s
 }

@@ -172,8 +172,14 @@ func (s *simulated) renew(q *question) error {
 	return nil
 }
 
+// outcome is what a hook made of a packet, and what it would have if no policy were under audit, where that is a drop.
+type outcome struct {
+	bpf.Event
+	audit *bpf.Event
+}
+
 // run passes a frame through one hook; those on pods' interfaces are told which pod's.
-func (s *simulated) run(hook bpf.Hook, pod *corev1.Pod, frame []byte) (*bpf.Event, error) {
+func (s *simulated) run(hook bpf.Hook, pod *corev1.Pod, frame []byte) (*outcome, error) {
 	if pod != nil {
 		if err := s.Bind(s.tables.slots[pod.Namespace+"/"+pod.Name]); err != nil {
 			return nil, fmt.Errorf("put pod %s/%s behind the interface: %w", pod.Namespace, pod.Name, err)
@@ -183,7 +189,13 @@ func (s *simulated) run(hook bpf.Hook, pod *corev1.Pod, frame []byte) (*bpf.Even
 	if err != nil {
 		return nil, fmt.Errorf("run %s on node %s: %w", bpf.HookName(hook), s.tables.node, err)
 	}
-	return &result.Event, nil
+	o := &outcome{Event: result.Event}
+	for i := range result.Events {
+		if bpf.Verdict(result.Events[i].Verdict) == bpf.VerdictAudit {
+			o.audit = &result.Events[i]
+		}
+	}
+	return o, nil
 }
 
 // send passes a packet through the hooks on its way out. The second answer is the receiver's denial, if it is on this
@@ -242,14 +254,17 @@ func (s *simulated) receive(q *question, frame packet.Spec, knobs bpf.Knobs) (*s
 	return s.side(event), nil
 }
 
-func denied(event *bpf.Event) bool { return bpf.Verdict(event.Verdict) == bpf.VerdictDrop }
+func denied(o *outcome) bool { return bpf.Verdict(o.Verdict) == bpf.VerdictDrop }
 
-// side is an event as an answer. Only two reasons come from a rule.
-func (s *simulated) side(event *bpf.Event) *sideAnswer {
-	reason := bpf.Reason(event.Reason)
-	a := &sideAnswer{Verdict: verdictName(!denied(event)), Reason: bpf.ReasonName(reason), Hook: bpf.HookName(bpf.Hook(event.Hook))}
+// side is an outcome as an answer. Only two reasons come from a rule.
+func (s *simulated) side(o *outcome) *sideAnswer {
+	reason := bpf.Reason(o.Reason)
+	a := &sideAnswer{Verdict: verdictName(!denied(o)), Reason: bpf.ReasonName(reason), Hook: bpf.HookName(bpf.Hook(o.Hook))}
 	if reason == bpf.ReasonAllowed || reason == bpf.ReasonDeniedRule {
-		a.Rule = s.tables.ruleName(event.Rule)
+		a.Rule = s.tables.ruleName(o.Rule)
+	}
+	if o.audit != nil {
+		a.Audit = &auditAnswer{verdictName(false), bpf.ReasonName(bpf.Reason(o.audit.Reason)), s.tables.ruleName(o.audit.Rule)}
 	}
 	return a
 }

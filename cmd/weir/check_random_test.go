@@ -62,7 +62,7 @@ func TestThreeJudges(t *testing.T) {
 	}
 	t.Logf("%v", counts)
 	// A test that met one kind of answer only would prove little.
-	for _, reason := range []string{oracle.Allowed, oracle.NotIsolated, oracle.DeniedDefault, oracle.DeniedRule} {
+	for _, reason := range []string{oracle.Allowed, oracle.NotIsolated, oracle.DeniedDefault, oracle.DeniedRule, "audit " + oracle.DeniedDefault} {
 		if counts[reason] == 0 && verdicts >= randomVerdicts {
 			t.Errorf("no answer of %d is %s: the generator has lost its variety", counts["sides"], reason)
 		}
@@ -137,6 +137,9 @@ func (s *randomSet) compare(t *testing.T, probes []*probe, kernel bool, counts m
 				} else if side.want != nil && counts != nil {
 					counts["sides"]++
 					counts[side.want.Reason]++
+					if side.want.Audit != nil {
+						counts["audit "+side.want.Audit.Reason]++
+					}
 				}
 			}
 		}
@@ -152,7 +155,17 @@ func same(want *oracle.Judgement, got *sideAnswer) bool {
 	if want.Reason == oracle.Self {
 		return true // the hooks ask the image first, and may find a rule
 	}
-	return want.Reason == got.Reason && (got.Rule == "" && len(want.Rules) == 0 || slices.Contains(want.Rules, got.Rule))
+	return want.Reason == got.Reason && (got.Rule == "" && len(want.Rules) == 0 || slices.Contains(want.Rules, got.Rule)) &&
+		sameWould(want.Audit, got.Audit)
+}
+
+// sameWould compares what policies under audit would do. A denial by default names the isolation, which is no rule.
+func sameWould(want *oracle.Judgement, got *auditAnswer) bool {
+	if want == nil || got == nil {
+		return want == nil && got == nil
+	}
+	return got.Verdict == "deny" && want.Reason == got.Reason &&
+		(len(want.Rules) == 0 && (got.Rule == "" || strings.HasSuffix(got.Rule, " isolation")) || slices.Contains(want.Rules, got.Rule))
 }
 
 // report drops policies as long as the image still disagrees with the oracle, and shows what is left.

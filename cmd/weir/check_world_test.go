@@ -90,16 +90,24 @@ func newWorld(r *rand.Rand) *world {
 		name := fmt.Sprintf("p%d", i)
 		switch w.IntN(12) {
 		case 0, 1, 2:
-			w.policies = append(w.policies, document(w.networkPolicy(name)))
+			w.policies = append(w.policies, document(w.audited(w.networkPolicy(name))))
 		case 3, 4, 5:
-			w.policies = append(w.policies, document(w.cilium("CiliumNetworkPolicy", name, pick(w, w.namespaces...))))
+			w.policies = append(w.policies, document(w.audited(w.cilium("CiliumNetworkPolicy", name, pick(w, w.namespaces...)))))
 		case 6, 7, 8, 9:
-			w.policies = append(w.policies, document(w.clusterPolicy(name)))
+			w.policies = append(w.policies, document(w.audited(w.clusterPolicy(name))))
 		default:
-			w.policies = append(w.policies, document(w.cilium("CiliumClusterwideNetworkPolicy", name, "")))
+			w.policies = append(w.policies, document(w.audited(w.cilium("CiliumClusterwideNetworkPolicy", name, ""))))
 		}
 	}
 	return w
+}
+
+// audited puts some policies under audit, and says of some that they are not.
+func (w *world) audited(policy object) object {
+	if w.in(2) {
+		policy["metadata"].(object)["annotations"] = object{k8s.AuditAnnotation: pick(w, "true", "true", "false")}
+	}
+	return policy
 }
 
 func (w *world) node(n int) object {

@@ -44,6 +44,7 @@ type explainedSide struct {
 	Verdict  string          `json:"verdict"`
 	Reason   string          `json:"reason"`
 	Rule     string          `json:"rule"` // "": no rule decided
+	Audit    *auditAnswer    `json:"audit,omitempty"`
 	Isolated bool            `json:"isolated"`
 	Selected []selection     `json:"selected_by"`
 	Matches  []explainedRule `json:"matches"`
@@ -168,7 +169,7 @@ func (r *explainRun) side(q *question, subject, peer oracle.Party, dir policy.Di
 	}
 	x := t.compiled.Image.Explain(policy.Traffic{Direction: dir, Subject: t.identity(subject.Addr), Peer: t.identity(peer.Addr),
 		Addr: peer.Addr, Protocol: q.protocol, Port: q.port})
-	s := &explainedSide{Pod: subject.Pod.Namespace + "/" + subject.Pod.Name, Verdict: given.Verdict, Reason: given.Reason, Rule: given.Rule,
+	s := &explainedSide{Pod: subject.Pod.Namespace + "/" + subject.Pod.Name, Verdict: given.Verdict, Reason: given.Reason, Rule: given.Rule, Audit: given.Audit,
 		Selected: []selection{}, Matches: []explainedRule{}, Nearest: []explainedRule{}}
 	for _, sel := range x.Selected {
 		s.Isolated = s.Isolated || sel.Isolates

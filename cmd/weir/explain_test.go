@@ -136,7 +136,7 @@ func TestExplainRandom(t *testing.T) {
 					continue
 				}
 				counts[side.want.Reason]++
-				if !same(side.want, &sideAnswer{Verdict: side.got.Verdict, Reason: side.got.Reason, Rule: side.got.Rule}) {
+				if !same(side.want, &sideAnswer{Verdict: side.got.Verdict, Reason: side.got.Reason, Rule: side.got.Rule, Audit: side.got.Audit}) {
 					t.Fatalf("%s: explained %+v, oracle says %+v", p, side.got, side.want)
 				}
 				if len(side.want.Rules) > 0 && side.want.Rules[0] != oracle.HostRule && side.want.Reason != oracle.Self && !decided(side.got) {

@@ -41,7 +41,7 @@ func openSet(dir string, options k8s.Options) (*manifestSet, error) {
 // warn tells what is not enforced as written.
 func (s *manifestSet) warn(stderr io.Writer, verb string) {
 	for _, warning := range s.brain.warnings {
-		fmt.Fprintf(stderr, "%s: warning: %s\n", verb, warning)
+		fmt.Fprintf(stderr, "%s: %s\n", verb, warning)
 	}
 }
 

@@ -38,7 +38,7 @@ func (s *scene) statuses() {
 		}
 	}
 	for _, status := range s.status {
-		if status.Path == "metadata.annotations["+auditAnnotation+"]" {
+		if status.Path == "metadata.annotations["+k8s.AuditAnnotation+"]" {
 			continue // as asked for
 		}
 		rule, severity := readDifferently, Note

@@ -54,9 +54,6 @@ type guard struct {
 	shadowed  []int      // rules that a deny rule takes all from
 }
 
-// auditAnnotation puts a policy under audit.
-const auditAnnotation = "weir.net/audit"
-
 // group is pods that are alike to policy: of one workload, with the same labels and ports.
 type group struct {
 	labels    map[string]string
@@ -265,7 +262,7 @@ func declared(spec *corev1.PodSpec, path string) []containerPort {
 func (s *scene) guard(p *policy.Policy) *guard {
 	g := &guard{Policy: p, root: "spec", content: s.contentOf(p)}
 	if object := s.objects[p.Key]; object != nil {
-		g.namespace, g.audited = object.GetNamespace(), object.GetAnnotations()[auditAnnotation] == "true"
+		g.namespace, g.audited = object.GetNamespace(), object.GetAnnotations()[k8s.AuditAnnotation] == "true"
 	}
 	for i := range p.Rules {
 		g.root, _, _ = strings.Cut(p.Rules[i].Path, ".")

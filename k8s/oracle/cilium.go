@@ -11,10 +11,16 @@ import (
 // ciliumPolicies reads cilium.io/v2. The specs of all objects are a union without order.
 func (o *Oracle) ciliumPolicies(s side, out *opinion) {
 	for _, p := range o.objects.CiliumNetworkPolicies {
+		if !s.counts(p) {
+			continue
+		}
 		name := "CiliumNetworkPolicy " + p.Namespace + "/" + p.Name
 		o.ciliumSpecs(name, p.Namespace, p.Spec, p.Specs, s, out)
 	}
 	for _, p := range o.objects.CiliumClusterwideNetworkPolicies {
+		if !s.counts(p) {
+			continue
+		}
 		o.ciliumSpecs("CiliumClusterwideNetworkPolicy "+p.Name, "", p.Spec, p.Specs, s, out)
 	}
 }

@@ -22,7 +22,7 @@ func (o *Oracle) clusterTier(tier string, s side) *Judgement {
 		return cmp.Or(cmp.Compare(*a.Spec.Priority, *b.Spec.Priority), strings.Compare(a.Name, b.Name))
 	})
 	for _, p := range policies {
-		if p.Spec.Tier != tier || !o.clusterSubject(p.Spec.Subject, s) {
+		if p.Spec.Tier != tier || !s.counts(p) || !o.clusterSubject(p.Spec.Subject, s) {
 			continue
 		}
 		for i, r := range clusterRules(p, s.egress) {
@@ -52,7 +52,7 @@ func (o *Oracle) clusterTier(tier string, s side) *Judgement {
 // clusterSelected says that some policy of either tier has rules for the subject in this direction.
 func (o *Oracle) clusterSelected(s side) bool {
 	for _, p := range o.objects.ClusterNetworkPolicies {
-		if len(clusterRules(p, s.egress)) > 0 && o.clusterSubject(p.Spec.Subject, s) {
+		if s.counts(p) && len(clusterRules(p, s.egress)) > 0 && o.clusterSubject(p.Spec.Subject, s) {
 			return true
 		}
 	}

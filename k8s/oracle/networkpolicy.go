@@ -19,7 +19,7 @@ func (o *Oracle) networkPolicies(s side, out *opinion) {
 		if p.Namespace != s.subject.Pod.Namespace || !matches(&p.Spec.PodSelector, s.subject.Pod.Labels) {
 			continue
 		}
-		if !isolates(p, s.egress) {
+		if !isolates(p, s.egress) || !s.counts(p) {
 			continue
 		}
 		out.selected, out.isolated = true, true

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weirnet/weir/k8s"
 )
@@ -67,6 +68,8 @@ type Judgement struct {
 	Reason string
 	// Rules are all rules that could be named for it: every deny rule that matches, else every allow rule.
 	Rules []string
+	// Audit is what would be judged if no policy were under audit, where that denies what is allowed; else nil.
+	Audit *Judgement
 }
 
 // Oracle answers for one set of objects.
@@ -181,12 +184,28 @@ type opinion struct {
 // The sides are judged apart: ingress does not care that egress is denied.
 func (o *Oracle) Judge(src, dst Party, packet Packet) (egress, ingress *Judgement) {
 	if src.Pod != nil {
-		egress = o.judge(side{subject: src, peer: dst, packet: packet, egress: true})
+		egress = o.planes(side{subject: src, peer: dst, packet: packet, egress: true})
 	}
 	if dst.Pod != nil {
-		ingress = o.judge(side{subject: dst, peer: src, packet: packet})
+		ingress = o.planes(side{subject: dst, peer: src, packet: packet})
 	}
 	return egress, ingress
+}
+
+// planes judges without the policies under audit, which enforce nothing, and then, if that allows, with them.
+func (o *Oracle) planes(s side) *Judgement {
+	j := o.judge(s)
+	if s.audit = true; j.Allow {
+		if would := o.judge(s); !would.Allow {
+			j.Audit = would
+		}
+	}
+	return j
+}
+
+// counts says that a policy has a say: one whose object is annotated weir.net/audit: "true" only in an audit.
+func (s side) counts(policy metav1.Object) bool {
+	return s.audit || policy.GetAnnotations()["weir.net/audit"] != "true"
 }
 
 // side is a packet seen from one of its ends.
@@ -194,6 +213,7 @@ type side struct {
 	subject, peer Party
 	packet        Packet
 	egress        bool
+	audit         bool // policies under audit count, too
 }
 
 // destination is the party whose container ports give named ports their meaning.

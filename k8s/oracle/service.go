@@ -128,7 +128,7 @@ func (o *Oracle) addBackend(backends []backend, text string, port int32) []backe
 func (o *Oracle) judgeService(s side, backends []backend) *Judgement {
 	admitted, refusedHost := 0, false
 	for _, b := range backends {
-		each := side{subject: s.subject, peer: b.party, packet: Packet{s.packet.Protocol, b.port}, egress: true}
+		each := side{subject: s.subject, peer: b.party, packet: Packet{s.packet.Protocol, b.port}, egress: true, audit: s.audit}
 		if o.policies(each).Allow {
 			admitted++
 		} else if each.host() {

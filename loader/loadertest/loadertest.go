@@ -166,6 +166,10 @@ type Want struct {
 	Rule      string     // policy key and path; empty: none
 	Out       []byte     // nil: as it came in
 	Observed  bpf.Reason // not none: a violation that observe mode counted before
+	// Audited, if not none, is why it would have been dropped if no policy were under audit, and AuditedBy the rule or
+	// isolation that says so.
+	Audited   bpf.Reason
+	AuditedBy string
 }
 
 // Actions by which XDP and tc drop.
@@ -183,12 +187,13 @@ func (c *Cluster) Expect(t testing.TB, hook bpf.Hook, pod netip.Addr, frame []by
 			t.Fatal(err)
 		}
 	}
-	before := c.count(t)
+	before, hits := c.count(t), c.auditHits(t)
 	got, err := c.Run(hook, frame)
 	if err != nil {
 		t.Fatal(err)
 	}
 	after := c.count(t)
+	c.expectAudit(t, &got, hits, want)
 
 	dropped := got.Action == tcDrop
 	if hook == bpf.HookUnderlayRx {
@@ -200,11 +205,7 @@ func (c *Cluster) Expect(t testing.TB, hook bpf.Hook, pod netip.Addr, frame []by
 	if reason := bpf.Reason(got.Event.Reason); reason != want.Reason {
 		t.Errorf("reason %s, want %s", bpf.ReasonName(reason), bpf.ReasonName(want.Reason))
 	}
-	rule := ""
-	if key, path, ok := c.Compiled.Image.RuleName(got.Event.Rule); ok {
-		rule = key + " " + path
-	}
-	if rule != want.Rule {
+	if rule := c.ruleName(got.Event.Rule); rule != want.Rule {
 		t.Errorf("rule %q, want %q", rule, want.Rule)
 	}
 
@@ -223,6 +224,10 @@ func (c *Cluster) Expect(t testing.TB, hook bpf.Hook, pod netip.Addr, frame []by
 		moved[loader.CounterKey{Hook: hook, Direction: want.Direction, Verdict: bpf.VerdictObserve, Reason: want.Observed}] =
 			loader.Count{Packets: 1, Bytes: uint64(len(frame))}
 	}
+	if want.Audited != bpf.ReasonNone {
+		moved[loader.CounterKey{Hook: hook, Direction: want.Direction, Verdict: bpf.VerdictAudit, Reason: want.Audited}] =
+			loader.Count{Packets: 1, Bytes: uint64(len(frame))}
+	}
 	for key, n := range after {
 		delta := loader.Count{Packets: n.Packets - before[key].Packets, Bytes: n.Bytes - before[key].Bytes}
 		if delta != moved[key] {
@@ -235,6 +240,47 @@ func (c *Cluster) Expect(t testing.TB, hook bpf.Hook, pod netip.Addr, frame []by
 		t.Errorf("counter %s/%s/%s/%s did not move", bpf.HookName(key.Hook), bpf.DirectionName(key.Direction),
 			bpf.VerdictName(key.Verdict), bpf.ReasonName(key.Reason))
 	}
+}
+
+// expectAudit asserts that the packet's would-be drop was told and counted as wanted, or that there was none.
+func (c *Cluster) expectAudit(t testing.TB, got *loader.Result, before map[uint16]loader.Count, want Want) {
+	t.Helper()
+	reason, by := bpf.ReasonNone, ""
+	for i := range got.Events {
+		if e := &got.Events[i]; bpf.Verdict(e.Verdict) == bpf.VerdictAudit {
+			reason, by = bpf.Reason(e.Reason), c.ruleName(e.Rule)
+		}
+	}
+	if reason != want.Audited || by != want.AuditedBy {
+		t.Errorf("audited %s by %q, want %s by %q", bpf.ReasonName(reason), by, bpf.ReasonName(want.Audited), want.AuditedBy)
+	}
+	for number, n := range c.auditHits(t) {
+		expected := uint64(0)
+		if name := c.ruleName(number); name == want.AuditedBy && (reason == bpf.ReasonDeniedDefault || reason == bpf.ReasonDeniedRule) {
+			expected = 1
+		}
+		if moved := n.Packets - before[number].Packets; moved != expected {
+			t.Errorf("audit hits of %q moved by %d, want %d", c.ruleName(number), moved, expected)
+		}
+	}
+}
+
+func (c *Cluster) auditHits(t testing.TB) map[uint16]loader.Count {
+	t.Helper()
+	hits, err := c.Tables().AuditHits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hits
+}
+
+// ruleName is a rule's key and path; empty if the number means nothing.
+func (c *Cluster) ruleName(number uint16) string {
+	key, path, ok := c.Compiled.Image.RuleName(number)
+	if !ok {
+		return ""
+	}
+	return key + " " + path
 }
 
 func (c *Cluster) count(t testing.TB) map[loader.CounterKey]loader.Count {
