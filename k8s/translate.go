@@ -280,7 +280,7 @@ func namedPorts(p *corev1.Pod) []policy.NamedPort {
 				continue
 			}
 			for _, port := range c.Ports {
-				key := policy.NamedPort{Name: port.Name, Protocol: protocolNumber(port.Protocol)}
+				key := policy.NamedPort{Name: port.Name, Protocol: ProtocolNumber(port.Protocol)}
 				if port.Name == "" || seen[key] {
 					continue
 				}
@@ -294,7 +294,8 @@ func namedPorts(p *corev1.Pod) []policy.NamedPort {
 	return ports
 }
 
-func protocolNumber(p corev1.Protocol) uint8 {
+// ProtocolNumber is the IP protocol number of a port; TCP if it does not say.
+func ProtocolNumber(p corev1.Protocol) uint8 {
 	switch p {
 	case corev1.ProtocolUDP:
 		return policy.UDP

@@ -76,7 +76,7 @@ func policyPorts(ports []networkingv1.NetworkPolicyPort) []policy.PortMatch {
 	for _, p := range ports {
 		m := policy.PortMatch{Protocol: policy.TCP, Last: 65535}
 		if p.Protocol != nil {
-			m.Protocol = protocolNumber(*p.Protocol)
+			m.Protocol = ProtocolNumber(*p.Protocol)
 		}
 		switch {
 		case p.Port == nil:

@@ -43,7 +43,7 @@ func (t *translator) services() {
 			}
 		}
 		for _, p := range s.Spec.Ports {
-			protocol := protocolNumber(p.Protocol)
+			protocol := ProtocolNumber(p.Protocol)
 			port := policy.ServicePort{Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)}
 			service.NodePorts = service.NodePorts || p.NodePort != 0
 			port.Backends = backends(t.backends[portKey{s.Namespace + "/" + s.Name, p.Name, protocol}])
@@ -99,7 +99,7 @@ func (t *translator) endpoints() map[portKey][]endpoint {
 				key.port = *p.Name
 			}
 			if p.Protocol != nil {
-				key.protocol = protocolNumber(*p.Protocol)
+				key.protocol = ProtocolNumber(*p.Protocol)
 			}
 			for i := range s.Endpoints {
 				if e, ok := sliceEndpoint(&s.Endpoints[i], uint16(*p.Port)); ok {
@@ -115,7 +115,7 @@ func (t *translator) endpoints() map[portKey][]endpoint {
 		}
 		for _, subset := range e.Subsets {
 			for _, p := range subset.Ports {
-				key := portKey{service: service, port: p.Name, protocol: protocolNumber(p.Protocol)}
+				key := portKey{service: service, port: p.Name, protocol: ProtocolNumber(p.Protocol)}
 				for _, a := range subset.Addresses {
 					if addr, err := netip.ParseAddr(a.IP); err == nil {
 						found[key] = append(found[key], endpoint{addr: netip.AddrPortFrom(addr, uint16(p.Port))})

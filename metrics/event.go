@@ -37,7 +37,7 @@ func FormatEvent(e *bpf.Event, names Names) string {
 	if e.Saddr|e.Daddr == 0 {
 		b.WriteString("not IPv4")
 	} else {
-		protocol, ports := protocolName(e.Protocol)
+		protocol, ports := policy.ProtocolName(e.Protocol), hasPorts(e.Protocol)
 		fmt.Fprintf(&b, "%s %s -> %s", protocol,
 			side(e.Saddr, e.Sport, ports, e.SourceIdentity, names), side(e.Daddr, e.Dport, ports, e.DestinationIdentity, names))
 		if e.Protocol == policy.ICMP {
@@ -85,16 +85,7 @@ func shortIdentity(name string) string {
 	return strings.TrimSpace(namespace + " " + strings.Join(kept, ","))
 }
 
-func protocolName(p uint8) (name string, ports bool) {
-	switch p {
-	case policy.TCP:
-		return "TCP", true
-	case policy.UDP:
-		return "UDP", true
-	case policy.SCTP:
-		return "SCTP", true
-	case policy.ICMP:
-		return "ICMP", false
-	}
-	return fmt.Sprintf("protocol %d", p), false
+// hasPorts says whether the ports of an event mean something.
+func hasPorts(protocol uint8) bool {
+	return protocol == policy.TCP || protocol == policy.UDP || protocol == policy.SCTP
 }

@@ -292,6 +292,6 @@ func (c *cluster) pairs() iter.Seq[*probe] {
 // pairProbe is a probe as it would have been written.
 func pairProbe(src, dst string, protocol uint8, port uint16) *probe {
 	return &probe{src: src, dst: dst, protocol: protocol, port: port, members: []member{
-		{"src", quote(src)}, {"dst", quote(dst)}, {"protocol", quote(protocolName(protocol))},
+		{"src", quote(src)}, {"dst", quote(dst)}, {"protocol", quote(policy.ProtocolName(protocol))},
 		{"port", fmt.Appendf(nil, "%d", port)}}}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/weirnet/weir/policy"
@@ -141,7 +140,7 @@ func (p *probe) readProtocol(protocol string, port, icmpType *int) error {
 
 func (p *probe) readICMP(protocol uint8, icmpType *int, echo, family int) error {
 	if p.family != 0 && p.family != family {
-		return fmt.Errorf(`"family" is %d: %s is a protocol of the other family`, p.family, protocolName(protocol))
+		return fmt.Errorf(`"family" is %d: %s is a protocol of the other family`, p.family, policy.ProtocolName(protocol))
 	}
 	if icmpType == nil {
 		icmpType = &echo
@@ -151,22 +150,6 @@ func (p *probe) readICMP(protocol uint8, icmpType *int, echo, family int) error 
 	}
 	p.protocol, p.port, p.family = protocol, uint16(*icmpType), family
 	return nil
-}
-
-func protocolName(protocol uint8) string {
-	switch protocol {
-	case policy.TCP:
-		return "TCP"
-	case policy.UDP:
-		return "UDP"
-	case policy.SCTP:
-		return "SCTP"
-	case policy.ICMP:
-		return "ICMP"
-	case policy.ICMPv6:
-		return "ICMPv6"
-	}
-	return strconv.Itoa(int(protocol))
 }
 
 // String names a probe for messages.
@@ -183,7 +166,7 @@ func (p *probe) service() string {
 	if p.protocol == 0 {
 		return "-" // the probe could not be read
 	}
-	name := protocolName(p.protocol)
+	name := policy.ProtocolName(p.protocol)
 	if p.protocol == policy.ICMP || p.protocol == policy.ICMPv6 {
 		return fmt.Sprintf("%s type %d", name, p.port)
 	}

@@ -163,7 +163,7 @@ func (r *flowReport) weigh(f *recorded, answers [2]answer, q *question, outside 
 		r.Unchanged.add(f.count)
 		return
 	}
-	c := flowChange{Src: f.src.String(), Dst: f.dst.String(), Protocol: protocolName(f.probe.protocol), Port: f.probe.port, Count: f.count,
+	c := flowChange{Src: f.src.String(), Dst: f.dst.String(), Protocol: policy.ProtocolName(f.probe.protocol), Port: f.probe.port, Count: f.count,
 		Before: flowVerdict{before, answers[0].egress, answers[0].ingress}, After: flowVerdict{after, answers[1].egress, answers[1].ingress}}
 	c.text = fmt.Sprintf("%s -> %s %s, seen %d", known(f.src, q.src), known(f.dst, q.dst), f.probe.service(), f.count)
 	for _, side := range []struct {

@@ -130,7 +130,7 @@ func (r *explainRun) explain(ctx context.Context, p *probe, q *question) (*expla
 	if err != nil {
 		return nil, err
 	}
-	e := &explanation{Src: p.src, Dst: p.dst, Protocol: protocolName(p.protocol), Port: p.port, Verdict: a.verdict(), probe: p,
+	e := &explanation{Src: p.src, Dst: p.dst, Protocol: policy.ProtocolName(p.protocol), Port: p.port, Verdict: a.verdict(), probe: p,
 		From: explainedPlace{q.src.Addr, q.srcNode}, To: explainedPlace{q.dst.Addr, q.dstNode}}
 	if a.egress != nil {
 		if e.Egress, err = r.side(q, q.src, q.dst, policy.Egress, a.egress); err != nil {

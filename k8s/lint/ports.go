@@ -80,7 +80,7 @@ func (s *scene) namedPort(g *guard, place string, ports []policy.PortMatch, rece
 		declared = append(declared, pods.ports...)
 		for _, c := range pods.ports {
 			if c.name != "" && strings.EqualFold(c.name, ports[0].Name) {
-				otherwise = fmt.Sprintf("; %s declares it as %s %q: correct the protocol", pods.owner, protocolName(c.protocol), c.name)
+				otherwise = fmt.Sprintf("; %s declares it as %s %q: correct the protocol", pods.owner, policy.ProtocolName(c.protocol), c.name)
 			}
 		}
 	}
@@ -170,7 +170,7 @@ func (s *scene) behindService(ports []policy.PortMatch, receivers []*group) (ser
 		}
 		for _, port := range svc.Spec.Ports {
 			for _, p := range ports {
-				if p.First != p.Last || int32(p.First) != port.Port || p.Protocol != protocolNumber(port.Protocol) {
+				if p.First != p.Last || int32(p.First) != port.Port || p.Protocol != k8s.ProtocolNumber(port.Protocol) {
 					continue
 				}
 				for _, c := range receivers[0].ports {

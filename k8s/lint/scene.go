@@ -71,7 +71,9 @@ type containerPort struct {
 	port     uint16
 }
 
-func (p containerPort) String() string { return fmt.Sprintf("%s %d", protocolName(p.protocol), p.port) }
+func (p containerPort) String() string {
+	return fmt.Sprintf("%s %d", policy.ProtocolName(p.protocol), p.port)
+}
 
 func newScene(in *k8s.Inspection, opts k8s.Options) (*scene, error) {
 	s := &scene{in: in, objects: map[string]metav1.Object{}, namespaces: map[string]map[string]string{}, labelled: map[string]bool{},
@@ -249,7 +251,7 @@ func declared(spec *corev1.PodSpec, path string) []containerPort {
 			}
 			for j, port := range containers[i].Ports {
 				ports = append(ports, containerPort{path: fmt.Sprintf("%s.%s[%d].ports[%d]", path, at, i, j), name: port.Name,
-					protocol: protocolNumber(port.Protocol), port: uint16(port.ContainerPort)})
+					protocol: k8s.ProtocolNumber(port.Protocol), port: uint16(port.ContainerPort)})
 			}
 		}
 	}

@@ -97,45 +97,19 @@ func labelsOf(selector policy.Selector) string {
 	return describeAll(pod)
 }
 
-func protocolName(p uint8) string {
-	switch p {
-	case policy.TCP:
-		return "TCP"
-	case policy.UDP:
-		return "UDP"
-	case policy.SCTP:
-		return "SCTP"
-	case policy.ICMP:
-		return "ICMP"
-	case policy.ICMPv6:
-		return "ICMPv6"
-	}
-	return fmt.Sprintf("protocol %d", p)
-}
-
-func protocolNumber(p corev1.Protocol) uint8 {
-	switch p {
-	case corev1.ProtocolUDP:
-		return policy.UDP
-	case corev1.ProtocolSCTP:
-		return policy.SCTP
-	}
-	return policy.TCP
-}
-
 // describePort writes a port of a rule.
 func describePort(p policy.PortMatch) string {
 	switch {
 	case p.Protocol == 0:
 		return "every port"
 	case p.Name != "":
-		return fmt.Sprintf("%s %q", protocolName(p.Protocol), p.Name)
+		return fmt.Sprintf("%s %q", policy.ProtocolName(p.Protocol), p.Name)
 	case p.First == p.Last:
-		return fmt.Sprintf("%s %d", protocolName(p.Protocol), p.First)
+		return fmt.Sprintf("%s %d", policy.ProtocolName(p.Protocol), p.First)
 	case p.First == 0 && p.Last == 65535:
-		return "all of " + protocolName(p.Protocol)
+		return "all of " + policy.ProtocolName(p.Protocol)
 	}
-	return fmt.Sprintf("%s %d-%d", protocolName(p.Protocol), p.First, p.Last)
+	return fmt.Sprintf("%s %d-%d", policy.ProtocolName(p.Protocol), p.First, p.Last)
 }
 
 // list joins what it is given without repetition; of more than four it names the first.
