@@ -8,8 +8,8 @@
 
 #include "decision.h"
 
-/* Counts the packet, and says whether an event is due. */
-static __always_inline int count(const struct packet *p, __u32 hook, __u32 direction, enum verdict verdict, __u32 reason)
+/* Counts packets, and says whether an event is due. */
+static __always_inline int count_packets(__u32 packets, __u32 bytes, __u32 hook, __u32 direction, enum verdict verdict, __u32 reason)
 {
 	__u32 at = ((hook * DIRECTION_COUNT + (direction & 1)) * VERDICT_COUNT + verdict) * REASON_COUNT + reason;
 	struct counter *counter;
@@ -18,8 +18,8 @@ static __always_inline int count(const struct packet *p, __u32 hook, __u32 direc
 	counter = bpf_map_lookup_elem(&counters, &at);
 	if (!counter)
 		return 0;
-	counter->packets += p->packets;
-	counter->bytes += p->bytes;
+	counter->packets += packets;
+	counter->bytes += bytes;
 	/* Passing what weir does not guard is no news, but a test may want to hear of everything. */
 	interval = event_interval;
 	if (verdict == VERDICT_PASS && reason >= REASON_HANDED_UP && interval)
@@ -31,20 +31,29 @@ static __always_inline int count(const struct packet *p, __u32 hook, __u32 direc
 	return 1;
 }
 
+static __always_inline int count(const struct packet *p, __u32 hook, __u32 direction, enum verdict verdict, __u32 reason)
+{
+	return count_packets(p->packets, p->bytes, hook, direction, verdict, reason);
+}
+
+static __always_inline void count_rule(__u32 packets, __u32 bytes, __u32 rule)
+{
+	struct rule_hit *hit = bpf_map_lookup_elem(&rule_hits, &rule);
+
+	if (hit) {
+		hit->packets += packets;
+		hit->bytes += bytes;
+	}
+}
+
 /* d->rule's hits are counted where a rule's verdict is final: its denials anywhere, its allows once per direction. */
 static __always_inline int account(const struct decision *d, const struct packet *p, enum hook hook, __u32 direction,
 				   enum verdict verdict, enum reason reason)
 {
 	__u32 rule = d->rule & CELL_RULE;
 
-	if (rule && (reason == REASON_ALLOWED || reason == REASON_DENIED_RULE)) {
-		struct rule_hit *hit = bpf_map_lookup_elem(&rule_hits, &rule);
-
-		if (hit) {
-			hit->packets += p->packets;
-			hit->bytes += p->bytes;
-		}
-	}
+	if (rule && (reason == REASON_ALLOWED || reason == REASON_DENIED_RULE))
+		count_rule(p->packets, p->bytes, rule);
 	return count(p, hook, direction, verdict, reason);
 }
 

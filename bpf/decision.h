@@ -20,13 +20,19 @@ struct decision {
 	__u32 half; /* of the slot, where image is */
 };
 
-/* Reads the image's slot, once per packet: all stages see one image. 0: there never was one. */
-static __always_inline int decision_open(struct decision *d, void *ctx)
+/* The image in half of the slot is what all stages see. 0: there never was one. */
+static __always_inline int decision_use(struct decision *d, void *ctx, __u32 half)
 {
 	d->ctx = ctx;
-	d->half = ARRAY_OF(state)->image;
-	d->image = image_at(d->half);
+	d->half = half;
+	d->image = image_at(half);
 	return d->image->magic == IMAGE_MAGIC;
+}
+
+/* Reads which half is live: once per packet. */
+static __always_inline int decision_open(struct decision *d, void *ctx)
+{
+	return decision_use(d, ctx, ARRAY_OF(state)->image);
 }
 
 /* The clock costs more than a verdict (8 ns against return thunks): only flows need it. */

@@ -64,8 +64,7 @@ struct packet {
 	__u16 quoted_dport;
 	__u8 quoted_protocol;
 	__u8 error; /* this is an ICMP error, and the quote could be read */
-	__u8 unread; /* a packet of the common shape, dropped by what its headers say: nothing was written here but the counts */
-	__u8 pad2[5];
+	__u8 pad2[6];
 } __attribute__((aligned(8)));
 _Static_assert(sizeof(struct packet) == SCRATCH_BYTES, "packet fits scratch");
 

@@ -38,9 +38,15 @@ struct fast_frame {
 /* Kinds whose slot is the node that owns the address. */
 #define OWNED_KINDS (1 << ADDRESS_REMOTE_POD | 1 << ADDRESS_NODE | 1 << ADDRESS_REMOTE_CIDR)
 
+enum fast_verdict {
+	FAST_ADMITTED, /* by the image */
+	FAST_DENIED,   /* by the image, but something may excuse it */
+	FAST_DROPPED,  /* nothing can */
+};
+
 /*
- * What such a packet says, as long as it fits registers: a flood that is dropped for it never has its headers written to
- * memory. Nothing that is not inlined may see this struct, or it would lie in memory too.
+ * What such a packet says, as long as it fits registers: a flood that is dropped never has its headers written to memory.
+ * Nothing that is not inlined may see this struct, or it would lie in memory too.
  */
 struct fast {
 	__u64 source; /* address entries */
@@ -132,25 +138,6 @@ static __always_inline void fast_write(const struct fast *f, struct packet *p)
 	p->opening = fast_opens(f);
 	p->tcp_flags = f->tcp_flags;
 	p->error = 0;
-	p->unread = 0;
-}
-
-/* Writes what an unread packet says after all: somebody wants to be told of it. */
-static __always_inline void fast_read(struct packet *p, void *at, void *end)
-{
-	struct fast_frame *frame = at;
-	struct fast f = {};
-
-	if ((void *)(frame + 1) > end)
-		return;
-	f.saddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.saddr));
-	f.daddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.daddr));
-	f.sport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.source));
-	f.dport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.destination));
-	f.protocol = FAST_FIELD(frame, __u8, inner_ip.protocol);
-	if (f.protocol == IPPROTO_TCP && at + FAST_AT(inner_ports) + sizeof(struct tcphdr) <= end)
-		f.tcp_flags = *(__u8 *)(at + FAST_AT(inner_ports) + 13);
-	fast_write(&f, p);
 }
 
 /* Can the flow tables not help a denied packet, nor the pod's sockets? Answers no if in doubt. */
@@ -163,31 +150,20 @@ static __always_inline int fast_hopeless(const struct fast *f)
 	return fast_opens(f) || (!flow_filter_hit(&mirror) && !isolation_has_begun(address_slot(f->destination), DIRECTION_INGRESS));
 }
 
-/* The ingress decision, as judge makes it, with the headers in registers for as long as nothing else has to know them. */
-static __always_inline enum reason fast_judge(struct decision *d, struct packet *p, const struct fast *f, const struct subject *s)
+/* What the image says, as judge asks it; *rule is the one that denies. */
+static __always_inline enum fast_verdict fast_judge(const struct fast *f, const struct image_header *image, __u32 *rule)
 {
-	struct row row = image_row(d->image, s->identity, DIRECTION_INGRESS);
-	enum reason reason = REASON_NOT_ISOLATED;
+	struct row row = image_row(image, address_identity(f->destination), DIRECTION_INGRESS);
+	__u16 peer, cell;
 
-	d->source = f->source;
-	d->destination = f->destination;
-	if (row_policed(row)) {
-		__u16 peer = image_peer_class(d->image, address_identity(f->source));
-		__u16 cell = image_cell(d->image, row, peer, image_port_class(d->image, f->protocol, f->dport));
-
-		if (!(cell & CELL_ALLOW)) {
-			d->rule = cell & CELL_RULE;
-			reason = denied_by(d->rule);
-			if (fast_hopeless(f)) {
-				p->unread = 1;
-				return reason;
-			}
-			fast_write(f, p);
-			return judge_denied(d, p, s, reason, PLANE_ENFORCED);
-		}
-	}
-	fast_write(f, p);
-	return reason;
+	if (!row_policed(row))
+		return FAST_ADMITTED;
+	peer = image_peer_class(image, address_identity(f->source));
+	cell = image_cell(image, row, peer, image_port_class(image, f->protocol, f->dport));
+	if (cell & CELL_ALLOW)
+		return FAST_ADMITTED;
+	*rule = cell & CELL_RULE;
+	return fast_hopeless(f) ? FAST_DROPPED : FAST_DENIED;
 }
 
 /* What tunnel_header and tunnel_inner find out of a packet that took the general way; asked only of one that is admitted. */

@@ -140,18 +140,7 @@ static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct de
 	struct udphdr *udp;
 	__be16 protocol;
 	__u32 total, l2 = 0;
-	struct fast fast;
 
-	if (!decision_open(d, ctx))
-		return REASON_NO_IMAGE;
-	if (fast_tunnel(&fast, at, end, p->bytes)) {
-		struct subject subject = underlay_subject(fast.destination);
-		enum reason reason = underlay_hand_up(d, fast_judge(d, p, &fast, &subject));
-
-		if (reason != REASON_HANDED_UP || !decap_strip || !fast_strippable(at, end))
-			return reason;
-		return underlay_strip(ctx, ETH_HLEN, __builtin_offsetof(struct fast_frame, inner_ip) - ETH_HLEN);
-	}
 	packet_clear(p);
 	switch (parse_ethernet(&at, end, &protocol, &l2)) {
 	case PARSED_OK:
@@ -170,13 +159,54 @@ static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct de
 	return underlay_plain(d, p);
 }
 
+/* What the fast way has read and not dropped. */
+static __always_inline enum reason underlay_fast(struct xdp_md *ctx, struct decision *d, struct packet *p, const struct fast *f,
+						 enum fast_verdict verdict)
+{
+	enum reason reason = REASON_ALLOWED;
+
+	d->source = f->source;
+	d->destination = f->destination;
+	fast_write(f, p);
+	if (verdict == FAST_DENIED) {
+		struct subject subject = underlay_subject(f->destination);
+
+		reason = judge_denied(d, p, &subject, denied_by(d->rule), PLANE_ENFORCED);
+	}
+	reason = underlay_hand_up(d, reason);
+	if (reason != REASON_HANDED_UP || !decap_strip || !fast_strippable((void *)(long)ctx->data, (void *)(long)ctx->data_end))
+		return reason;
+	return underlay_strip(ctx, ETH_HLEN, __builtin_offsetof(struct fast_frame, inner_ip) - ETH_HLEN);
+}
+
+/*
+ * A flood that is dropped leaves before anything is written to memory; the two ways behind it are apart, since values that
+ * both set would be spilled on all three.
+ */
 SEC("xdp")
 int underlay_rx(struct xdp_md *ctx)
 {
-	struct packet *p = packet_open(HOOK_UNDERLAY_RX, 1, ctx->data_end - ctx->data);
+	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 half = ARRAY_OF(state)->image, bytes = end - at, rule = 0;
+	const struct image_header *image = image_at(half);
 	struct decision d = {};
+	struct packet *p;
+	struct fast f;
 
+	if (image->magic == IMAGE_MAGIC && fast_tunnel(&f, at, end, bytes)) {
+		enum fast_verdict verdict = fast_judge(&f, image, &rule);
+
+		if (verdict == FAST_DROPPED)
+			return underlay_drop(ctx, half, bytes, rule);
+		p = packet_open(HOOK_UNDERLAY_RX, 1, bytes);
+		if (!p)
+			return XDP_DROP; /* cannot be: the array has a slot for every hook */
+		decision_use(&d, ctx, half);
+		d.rule = rule;
+		return underlay_exit(ctx, &d, p, underlay_fast(ctx, &d, p, &f, verdict));
+	}
+	p = packet_open(HOOK_UNDERLAY_RX, 1, bytes);
 	if (!p)
-		return XDP_DROP; /* cannot be: the array has a slot for every hook */
-	return underlay_exit(ctx, &d, p, underlay_decide(ctx, &d, p));
+		return XDP_DROP;
+	return underlay_exit(ctx, &d, p, decision_use(&d, ctx, half) ? underlay_decide(ctx, &d, p) : REASON_NO_IMAGE);
 }

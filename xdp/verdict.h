@@ -24,7 +24,7 @@ static __always_inline enum verdict underlay_verdict(enum reason reason)
 	return reason_passes(reason) ? VERDICT_PASS : VERDICT_DROP;
 }
 
-static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d, struct packet *p, __u32 verdict,
+static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d, const struct packet *p, __u32 verdict,
 				    __u32 reason)
 {
 	struct event *e;
@@ -32,8 +32,6 @@ static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d
 
 	if (!d || !p)
 		return 0;
-	if (p->unread)
-		fast_read(p, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	e = event_reserve(d, p, HOOK_UNDERLAY_RX, verdict, reason, ctx->ingress_ifindex);
 	if (!e)
 		return 0;
@@ -48,15 +46,15 @@ static __noinline int underlay_tell(struct xdp_md *ctx, const struct decision *d
 	return 0;
 }
 
-static __always_inline void underlay_count(struct xdp_md *ctx, const struct decision *d, struct packet *p,
+static __always_inline void underlay_count(struct xdp_md *ctx, const struct decision *d, const struct packet *p,
 					   enum verdict verdict, enum reason reason)
 {
 	if (account(d, p, HOOK_UNDERLAY_RX, DIRECTION_INGRESS, verdict, reason))
 		underlay_tell(ctx, d, p, verdict, reason);
 }
 
-/* The one exit. What observe mode noticed on the way is counted beside the reason that the packet left with. */
-static __always_inline int underlay_exit(struct xdp_md *ctx, const struct decision *d, struct packet *p,
+/* The exit. What observe mode noticed on the way is counted beside the reason that the packet left with. */
+static __always_inline int underlay_exit(struct xdp_md *ctx, const struct decision *d, const struct packet *p,
 					 enum reason reason)
 {
 	enum verdict verdict = underlay_verdict(reason);
@@ -65,4 +63,33 @@ static __always_inline int underlay_exit(struct xdp_md *ctx, const struct decisi
 		underlay_count(ctx, d, p, VERDICT_OBSERVE, d->violation);
 	underlay_count(ctx, d, p, verdict, reason);
 	return verdict == VERDICT_DROP ? XDP_DROP : XDP_PASS;
+}
+
+/* Reads once more a frame that the fast way has dropped: somebody wants to be told of it. */
+static __noinline int underlay_tell_fast(struct xdp_md *ctx, __u32 half, __u32 rule, __u32 reason)
+{
+	struct packet *p = packet_open(HOOK_UNDERLAY_RX, 1, ctx->data_end - ctx->data);
+	struct decision d = {};
+	struct fast f = {};
+
+	if (!p || !decision_use(&d, ctx, half) ||
+	    !fast_tunnel(&f, (void *)(long)ctx->data, (void *)(long)ctx->data_end, p->bytes))
+		return 0;
+	fast_write(&f, p);
+	d.source = f.source;
+	d.destination = f.destination;
+	d.rule = rule;
+	return underlay_tell(ctx, &d, p, VERDICT_DROP, reason);
+}
+
+/* The exit of what the fast way drops: the same, for the one verdict and the two reasons that there are. */
+static __always_inline int underlay_drop(struct xdp_md *ctx, __u32 half, __u32 bytes, __u32 rule)
+{
+	enum reason reason = denied_by(rule);
+
+	if (rule)
+		count_rule(1, bytes, rule);
+	if (count_packets(1, bytes, HOOK_UNDERLAY_RX, DIRECTION_INGRESS, VERDICT_DROP, reason))
+		underlay_tell_fast(ctx, half, rule, reason);
+	return XDP_DROP;
 }
