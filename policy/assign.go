@@ -40,7 +40,7 @@ func (g *planning) assignIdentities() error {
 		name := o.key
 		d := defs[name]
 		if was, ok := moved[o]; ok {
-			name = fmt.Sprintf("%d→%s", was, o.key)
+			name = g.exceptionName(was, o.key)
 			if d = defs[name]; d == nil {
 				d = &Definition{Identity: o.identity, Name: name, cachedKey: o.key}
 				defs[name] = d
@@ -77,6 +77,16 @@ func (g *planning) assignIdentities() error {
 		g.before[numbers[name]] = &copied
 	}
 	return nil
+}
+
+// exceptionName names the number of owners that change from what was means to key together with the policies. Who changed
+// so before has a number of that name, which must not change its meaning again.
+func (g *planning) exceptionName(was uint32, key string) string {
+	name := fmt.Sprintf("%d→%s", was, key)
+	for g.live.identities[name] != 0 {
+		name = "→" + name
+	}
+	return name
 }
 
 // numberIdentities adds the definitions that addresses will have, and those they have now, to the numbers.
