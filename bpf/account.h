@@ -2,7 +2,7 @@
 /*
  * Who counts, and who tells?
  *
- * Each hook's one exit calls account(), which counts the packet and says whether this CPU owes an event about it.
+ * Each hook's exit counts the packet, and is told whether this CPU owes an event about it.
  */
 #pragma once
 

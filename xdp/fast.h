@@ -5,7 +5,7 @@
  * Untagged, outer IPv4 without options to our first VTEP address, VXLAN of our network, inner IPv4 TCP or UDP without
  * options or fragments, from a node that may send it, to a local pod. Every field is at a constant offset, so one
  * comparison with the frame's end covers them. Whatever is not of this shape changes nothing here and takes the general
- * way, which alone knows why something is wrong: a packet is accepted here only if it would be accepted there.
+ * way, which alone knows why something is wrong: what is read here is judged as it would be judged there.
  */
 #pragma once
 
