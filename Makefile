@@ -4,6 +4,10 @@
 # sudo forgets where Go is.
 GO ?= $(or $(shell command -v go),/usr/local/go/bin/go)
 PACKAGES := clang-19 llvm-19
+# Modules of their own: what builds and checks the deployment is none of the agent's dependencies.
+MODULES := deploy/image
+VERSION := $(shell sed -n 's/^appVersion: "\(.*\)"$$/\1/p' deploy/charts/weir/Chart.yaml)
+IMAGE ?= ghcr.io/weirnet/weir:$(VERSION)
 
 .PHONY: help
 help: ## this list
@@ -13,6 +17,10 @@ help: ## this list
 build: ## bin/weir
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/weir ./cmd/weir
 
+.PHONY: image
+image: ## bin/weir-image.tar, called IMAGE; IMAGE_FLAGS="--arch amd64,arm64 --push" for all architectures, to a registry
+	cd deploy/image && $(GO) run . --root ../.. --name $(IMAGE) --version $(VERSION) --out ../../bin/weir-image.tar $(IMAGE_FLAGS)
+
 .PHONY: demo
 demo: build ## the main job on an embedded lab: two nodes, real packets, no cluster (root)
 	bin/weir demo $(DEMO_FLAGS)
@@ -20,6 +28,7 @@ demo: build ## the main job on an embedded lab: two nodes, real packets, no clus
 .PHONY: test
 test: ## all tests (root)
 	$(GO) test -count=1 -timeout 20m ./...
+	for module in $(MODULES); do $(GO) test -C $$module -count=1 ./... || exit 1; done
 
 .PHONY: bench-quick
 bench-quick: build ## CPU ns per packet of the datapath beside an empty program (root)
@@ -38,6 +47,7 @@ generate: deps ## the objects and Go types from the BPF sources
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
+	for module in $(MODULES); do $(GO) vet -C $$module ./... || exit 1; done
 	$(GO) tool staticcheck ./...
 
 .PHONY: fuzz
