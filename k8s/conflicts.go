@@ -31,37 +31,26 @@ func (o *Objects) conflicts() []error {
 		holder
 	}
 	var blocks []block
+	extra := o.nodeObjects()
 	for _, n := range o.Nodes {
-		for i, a := range n.Status.Addresses {
-			addr, err := netip.ParseAddr(a.Address)
-			if a.Type != corev1.NodeInternalIP || err != nil {
+		f := extra.factsOf(n)
+		for _, u := range f.underlay {
+			h := holder{n, name("Node", n), u.path}
+			if first, taken := owners[u.value]; taken && first.object != h.object {
+				clash(h, first, u.value)
 				continue
 			}
-			h := holder{n, name("Node", n), fmt.Sprintf("status.addresses[%d].address", i)}
-			if first, taken := owners[addr]; taken && first.object != h.object {
-				clash(h, first, addr)
-				continue
-			}
-			owners[addr] = h
+			owners[u.value] = h
 		}
-		f, _ := flannelOf(n)
-		for _, addr := range f.public {
-			h := holder{n, name("Node", n), "metadata.annotations[" + flannelPrefix + "public-ip]"}
-			if first, taken := owners[addr]; taken && first.object != h.object {
-				clash(h, first, addr)
-				continue
-			}
-			owners[addr] = h
-		}
-		for i, prefix := range podCIDRs(n) {
-			h := holder{n, name("Node", n), fmt.Sprintf("spec.podCIDRs[%d]", i)}
+		for _, p := range f.podCIDRs {
+			h := holder{n, name("Node", n), p.path}
 			for _, b := range blocks {
-				if b.prefix.Overlaps(prefix) && b.object != h.object {
-					clash(h, b.holder, prefix)
+				if b.prefix.Overlaps(p.value) && b.object != h.object {
+					clash(h, b.holder, p.value)
 					break
 				}
 			}
-			blocks = append(blocks, block{prefix, h})
+			blocks = append(blocks, block{p.value, h})
 		}
 	}
 	for _, p := range o.Pods {

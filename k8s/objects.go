@@ -26,6 +26,10 @@ type Objects struct {
 	Endpoints      []*endpoints
 	EndpointSlices []*discoveryv1.EndpointSlice
 
+	// What other CNIs say about nodes in objects of their own.
+	BlockAffinities []*BlockAffinity
+	CiliumNodes     []*CiliumNode
+
 	NetworkPolicies                  []*networkingv1.NetworkPolicy
 	CiliumNetworkPolicies            []*CiliumNetworkPolicy
 	CiliumClusterwideNetworkPolicies []*CiliumClusterwideNetworkPolicy
@@ -183,6 +187,16 @@ func kinds() []kind {
 				o.CiliumCIDRGroups = append(o.CiliumCIDRGroups, x.(*CiliumCIDRGroup))
 			},
 			check: func(c *checker, x metav1.Object) { c.cidrGroup(x.(*CiliumCIDRGroup)) }},
+		{name: "CiliumNode", apiVersion: "cilium.io/v2", open: []string{"spec"},
+			make:    func() metav1.Object { return new(CiliumNode) },
+			unknown: func(metav1.Object, []UnknownField) {}, // most of it is about how addresses are got
+			keep:    func(o *Objects, x metav1.Object) { o.CiliumNodes = append(o.CiliumNodes, x.(*CiliumNode)) },
+			check:   func(c *checker, x metav1.Object) { c.ciliumNode(x.(*CiliumNode)) }},
+		{name: "BlockAffinity", apiVersion: "crd.projectcalico.org/v1", also: []string{"projectcalico.org/v3"}, open: []string{"spec"},
+			make:    func() metav1.Object { return new(BlockAffinity) },
+			unknown: func(metav1.Object, []UnknownField) {},
+			keep:    func(o *Objects, x metav1.Object) { o.BlockAffinities = append(o.BlockAffinities, x.(*BlockAffinity)) },
+			check:   func(c *checker, x metav1.Object) { c.blockAffinity(x.(*BlockAffinity)) }},
 		{name: "Deployment", apiVersion: "apps/v1", namespaced: true,
 			make: func() metav1.Object { return new(appsv1.Deployment) },
 			keep: func(o *Objects, x metav1.Object) {
@@ -242,7 +256,7 @@ func unused() map[string][]string {
 		"cilium.io": {"CiliumBGPAdvertisement", "CiliumBGPClusterConfig", "CiliumBGPNodeConfig", "CiliumBGPNodeConfigOverride",
 			"CiliumBGPPeerConfig", "CiliumClusterwideEnvoyConfig", "CiliumEndpoint", "CiliumEndpointSlice",
 			"CiliumEnvoyConfig", "CiliumGatewayClassConfig", "CiliumIdentity", "CiliumL2AnnouncementPolicy",
-			"CiliumLoadBalancerIPPool", "CiliumNode", "CiliumNodeConfig", "CiliumPodIPPool"},
+			"CiliumLoadBalancerIPPool", "CiliumNodeConfig", "CiliumPodIPPool"},
 		"policy.networking.k8s.io": {},
 	}
 }

@@ -45,6 +45,7 @@ const (
 	ReasonUnsupported = "Unsupported" // the rule admits nothing, or denies more than it says
 	ReasonDiffers     = "Differs"     // weir, or Cilium, reads this otherwise than it looks
 	ReasonUnresolved  = "Unresolved"  // what the field names is not among the objects; it matches nothing until it is
+	ReasonInvalid     = "Invalid"     // the field cannot be read, or says what another object says already; the rest of the object holds
 	ReasonAudited     = "Audited"     // as asked for: the object is under audit and enforces nothing
 )
 
@@ -126,41 +127,6 @@ func (t *translator) own(node string) error {
 		existing = "there are " + strings.Join(names, ", ")
 	}
 	return fmt.Errorf("find Node %q among the objects: %w; %s", node, ErrNoNode, existing)
-}
-
-func (t *translator) nodes() {
-	api := t.apiServers()
-	for _, n := range t.objects.Nodes {
-		node := policy.Node{Name: n.Name, Labels: n.Labels, PodCIDRs: podCIDRs(n)}
-		for _, a := range n.Status.Addresses {
-			if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
-				node.Underlay = appendNew(node.Underlay, addr)
-			}
-		}
-		f, _ := flannelOf(n)
-		for _, addr := range f.public {
-			node.Underlay = appendNew(node.Underlay, addr)
-		}
-		node.VTEPMAC = f.mac
-		if f.backend != "" && f.backend != "vxlan" {
-			t.status(name("Node", n), "metadata.annotations["+flannelPrefix+"backend-type]", ReasonDiffers,
-				"flannel's backend is "+f.backend+", not vxlan: traffic of this node's pods is judged where it is not encapsulated only")
-		}
-		for _, prefix := range node.PodCIDRs {
-			if prefix.Addr().BitLen()-prefix.Bits() >= 2 {
-				node.Overlay = append(node.Overlay, prefix.Addr(), prefix.Addr().Next())
-			}
-		}
-		for _, addr := range node.Underlay {
-			node.APIServer = node.APIServer || api[addr]
-			delete(api, addr)
-		}
-		t.model.Nodes = append(t.model.Nodes, node)
-	}
-	for addr := range api {
-		t.apiServer = append(t.apiServer, addr)
-	}
-	sort.Slice(t.apiServer, func(i, j int) bool { return t.apiServer[i].Less(t.apiServer[j]) })
 }
 
 // apiServers are the addresses behind the Service that every cluster has for its own API.

@@ -120,9 +120,8 @@ func (c *checker) node(n *corev1.Node) {
 	if len(n.Spec.PodCIDRs) > 0 && n.Spec.PodCIDR != "" && n.Spec.PodCIDRs[0] != n.Spec.PodCIDR {
 		c.bad("spec.podCIDRs[0]", "is %s, must be the same as spec.podCIDR (%s)", n.Spec.PodCIDRs[0], n.Spec.PodCIDR)
 	}
-	_, problems := flannelOf(n)
-	for _, p := range problems {
-		c.bad("metadata.annotations["+p.key+"]", "%s", p.message)
+	for _, p := range (nodeObjects{}).factsOf(n).problems {
+		c.bad(p.path, "%s", p.message)
 	}
 }
 
