@@ -4,6 +4,8 @@ package k8s
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weirnet/weir/policy"
 )
 
 // AuditAnnotation, with the value "true", puts a policy object under audit: it enforces nothing, and what it would drop is
@@ -21,29 +23,10 @@ func (c *checker) audit(object metav1.Object) {
 	}
 }
 
-// audits marks the policies of the objects that are under audit.
-func (t *translator) audits() {
-	audited := map[string]bool{}
-	mark := func(kind string, object metav1.Object) {
-		if isAudited(object) {
-			audited[name(kind, object)] = true
-			t.status(name(kind, object), auditPath, ReasonAudited,
-				"under audit: it enforces nothing, what it would drop is counted and logged; remove the annotation to enforce it")
-		}
+// audit marks the policies of an object that is under audit.
+func (t *translator) audit(object string, policies []policy.Policy) {
+	for i := range policies {
+		policies[i].Audit = true
 	}
-	for _, p := range t.objects.NetworkPolicies {
-		mark("NetworkPolicy", p)
-	}
-	for _, p := range t.objects.CiliumNetworkPolicies {
-		mark("CiliumNetworkPolicy", p)
-	}
-	for _, p := range t.objects.CiliumClusterwideNetworkPolicies {
-		mark("CiliumClusterwideNetworkPolicy", p)
-	}
-	for _, p := range t.objects.ClusterNetworkPolicies {
-		mark("ClusterNetworkPolicy", p)
-	}
-	for i := range t.model.Policies {
-		t.model.Policies[i].Audit = audited[t.model.Policies[i].Key]
-	}
+	t.status(object, auditPath, ReasonAudited, "under audit: it enforces nothing, what it would drop is counted and logged; remove the annotation to enforce it")
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weirnet/weir/policy"
@@ -65,7 +67,8 @@ const (
 // still isolate their subjects, and a rule that cannot be enforced exactly admits nothing. The model is the same for the
 // same objects, whatever their order.
 func Translate(objs *Objects, node string, opts Options) (*policy.Model, []Status, error) {
-	t := translator{objects: objs, options: opts, model: &policy.Model{Node: node, Options: opts.Policy}, byName: newLookup(objs)}
+	t := translator{objects: objs, options: opts, model: &policy.Model{Node: node, Options: opts.Policy}}
+	t.byName = t.newLookup()
 	t.nodes()
 	if err := t.own(node); err != nil {
 		return nil, nil, err
@@ -77,24 +80,46 @@ func Translate(objs *Objects, node string, opts Options) (*policy.Model, []Statu
 	sort.Slice(m.Pods, func(i, j int) bool { return m.Pods[i].Key() < m.Pods[j].Key() })
 	t.services()
 	for _, p := range objs.NetworkPolicies {
-		t.networkPolicy(p)
+		t.policy(p)
 	}
 	for _, p := range objs.CiliumNetworkPolicies {
-		t.ciliumPolicy(p, "CiliumNetworkPolicy", p.Spec, p.Specs)
+		t.policy(p)
 	}
 	for _, p := range objs.CiliumClusterwideNetworkPolicies {
-		t.ciliumPolicy(p, "CiliumClusterwideNetworkPolicy", p.Spec, p.Specs)
+		t.policy(p)
 	}
 	for _, p := range objs.ClusterNetworkPolicies {
-		t.clusterPolicy(p)
+		t.policy(p)
 	}
-	t.audits()
 	if len(t.problems) > 0 {
 		return nil, nil, errors.Join(t.problems...)
 	}
 	sort.SliceStable(m.Policies, func(i, j int) bool { return m.Policies[i].Key < m.Policies[j].Key })
 	sort.SliceStable(t.statuses, func(i, j int) bool { return t.statuses[i].Object < t.statuses[j].Object })
 	return m, t.statuses, nil
+}
+
+// policy translates one policy object.
+func (t *translator) policy(object metav1.Object) {
+	first := len(t.model.Policies)
+	kind := ""
+	switch p := object.(type) {
+	case *networkingv1.NetworkPolicy:
+		kind = "NetworkPolicy"
+		t.networkPolicy(p)
+	case *CiliumNetworkPolicy:
+		kind = "CiliumNetworkPolicy"
+		t.ciliumPolicy(p, kind, p.Spec, p.Specs)
+	case *CiliumClusterwideNetworkPolicy:
+		kind = "CiliumClusterwideNetworkPolicy"
+		t.ciliumPolicy(p, kind, p.Spec, p.Specs)
+	case *ClusterNetworkPolicy:
+		kind = "ClusterNetworkPolicy"
+		t.clusterPolicy(p)
+	}
+	if isAudited(object) {
+		t.audit(name(kind, object), t.model.Policies[first:])
+	}
 }
 
 type translator struct {
@@ -129,9 +154,15 @@ func (t *translator) own(node string) error {
 	return fmt.Errorf("find Node %q among the objects: %w; %s", node, ErrNoNode, existing)
 }
 
+// apiService is the Service in the namespace default that every cluster has for its own API.
+const apiService = "kubernetes"
+
+func servesAPI(s *discoveryv1.EndpointSlice) bool {
+	return s.Namespace == metav1.NamespaceDefault && (s.Labels[discoveryv1.LabelServiceName] == apiService || s.Name == apiService)
+}
+
 // apiServers are the addresses behind the Service that every cluster has for its own API.
 func (t *translator) apiServers() map[netip.Addr]bool {
-	const service = "kubernetes"
 	addrs := map[netip.Addr]bool{}
 	add := func(text string) {
 		if addr, err := netip.ParseAddr(text); err == nil {
@@ -139,7 +170,7 @@ func (t *translator) apiServers() map[netip.Addr]bool {
 		}
 	}
 	for _, s := range t.objects.EndpointSlices {
-		if s.Namespace == metav1.NamespaceDefault && (s.Labels["kubernetes.io/service-name"] == service || s.Name == service) {
+		if servesAPI(s) {
 			for _, e := range s.Endpoints {
 				for _, a := range e.Addresses {
 					add(a)
@@ -148,7 +179,7 @@ func (t *translator) apiServers() map[netip.Addr]bool {
 		}
 	}
 	for _, e := range t.objects.Endpoints {
-		if e.Namespace == metav1.NamespaceDefault && e.Name == service {
+		if e.Namespace == metav1.NamespaceDefault && e.Name == apiService {
 			for _, subset := range e.Subsets {
 				for _, a := range subset.Addresses {
 					add(a.IP)

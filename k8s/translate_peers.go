@@ -167,7 +167,7 @@ func (c *CiliumService) matcher() func(*corev1.Service) bool {
 
 // backendPeers are the endpoints of a Service without a selector.
 func (t *translator) backendPeers(object string, s *corev1.Service, path string) []policy.Peer {
-	addrs := t.byName.behind(t.backends, s.Namespace+"/"+s.Name)
+	addrs := t.byName.behind(s.Namespace + "/" + s.Name)
 	service := name("Service", s)
 	if len(addrs) == 0 {
 		t.status(object, path, ReasonUnresolved, service+" has neither a selector nor endpoints; it matches nothing until it has")
@@ -178,7 +178,7 @@ func (t *translator) backendPeers(object string, s *corev1.Service, path string)
 		peer := t.cidrPeer(prefix, nil)
 		peers = append(peers, peer)
 		const read = "the endpoints of a Service without a selector are read as CIDRs, and those match no "
-		switch kind, holder := t.byName.holder(t.model, addr); {
+		switch kind, holder := t.byName.holder(addr); {
 		case kind == "pod":
 			t.status(object, path, ReasonDiffers, fmt.Sprintf("%s has the endpoint %s, which is pod %s: %spods. Use toEndpoints", service, addr, holder, read))
 		case kind == "node" && !peer.MatchNodes:
@@ -188,17 +188,42 @@ func (t *translator) backendPeers(object string, s *corev1.Service, path string)
 	return peers
 }
 
-// lookup finds objects that policies name, in an order that does not depend on the files'. Its maps are made when they are
-// first asked.
+// lookup finds objects that policies name, in an order that does not depend on the files'.
 type lookup struct {
-	services  []*corev1.Service
-	groups    []*CiliumCIDRGroup
-	endpoints map[string][]netip.Addr // by service
-	holders   map[netip.Addr][2]string
+	services []*corev1.Service
+	groups   []*CiliumCIDRGroup
+	behind   func(service string) []netip.Addr           // the addresses behind a Service, sorted
+	holder   func(addr netip.Addr) (kind, holder string) // the pod or node that an address is of
 }
 
-func newLookup(o *Objects) *lookup {
-	return &lookup{services: sortedByName(o.Services), groups: sortedByName(o.CiliumCIDRGroups)}
+// newLookup finds among the objects, and in the model once it has nodes, pods and Services. Its maps are made when they are
+// first asked.
+func (t *translator) newLookup() *lookup {
+	var endpoints map[string][]netip.Addr // by service
+	var holders map[netip.Addr][2]string
+	return &lookup{
+		services: sortedByName(t.objects.Services), groups: sortedByName(t.objects.CiliumCIDRGroups),
+		behind: func(service string) []netip.Addr {
+			if endpoints == nil {
+				endpoints = map[string][]netip.Addr{}
+				for key, all := range t.backends {
+					for _, e := range all {
+						endpoints[key.service] = append(endpoints[key.service], e.addr.Addr())
+					}
+				}
+				for key, addrs := range endpoints {
+					endpoints[key] = sortedAddrs(addrs)
+				}
+			}
+			return endpoints[service]
+		},
+		holder: func(addr netip.Addr) (kind, holder string) {
+			if holders == nil {
+				holders = holdersOf(t.model)
+			}
+			return holders[addr][0], holders[addr][1]
+		},
+	}
 }
 
 func sortedByName[T metav1.Object](objects []T) []T {
@@ -207,37 +232,24 @@ func sortedByName[T metav1.Object](objects []T) []T {
 	})
 }
 
-// behind are the addresses behind a Service, sorted.
-func (l *lookup) behind(all map[portKey][]endpoint, service string) []netip.Addr {
-	if l.endpoints == nil {
-		l.endpoints = map[string][]netip.Addr{}
-		for key, endpoints := range all {
-			for _, e := range endpoints {
-				l.endpoints[key.service] = append(l.endpoints[key.service], e.addr.Addr())
-			}
-		}
-		for key, addrs := range l.endpoints {
-			slices.SortFunc(addrs, netip.Addr.Compare)
-			l.endpoints[key] = slices.Compact(addrs)
-		}
-	}
-	return l.endpoints[service]
+// sortedAddrs sorts addrs in place, each once.
+func sortedAddrs(addrs []netip.Addr) []netip.Addr {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
 }
 
-// holder is the pod or node that an address is of.
-func (l *lookup) holder(m *policy.Model, addr netip.Addr) (kind, holder string) {
-	if l.holders == nil {
-		l.holders = map[netip.Addr][2]string{}
-		for i := range m.Nodes {
-			for _, a := range slices.Concat(m.Nodes[i].Underlay, m.Nodes[i].Overlay) {
-				l.holders[a] = [2]string{"node", m.Nodes[i].Name}
-			}
-		}
-		for i := range m.Pods {
-			for _, a := range m.Pods[i].Addrs {
-				l.holders[a] = [2]string{"pod", m.Pods[i].Key()}
-			}
+// holdersOf are the pods and nodes of a model by their addresses.
+func holdersOf(m *policy.Model) map[netip.Addr][2]string {
+	holders := map[netip.Addr][2]string{}
+	for i := range m.Nodes {
+		for _, a := range slices.Concat(m.Nodes[i].Underlay, m.Nodes[i].Overlay) {
+			holders[a] = [2]string{"node", m.Nodes[i].Name}
 		}
 	}
-	return l.holders[addr][0], l.holders[addr][1]
+	for i := range m.Pods {
+		for _, a := range m.Pods[i].Addrs {
+			holders[a] = [2]string{"pod", m.Pods[i].Key()}
+		}
+	}
+	return holders
 }

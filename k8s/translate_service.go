@@ -28,28 +28,8 @@ type portKey struct {
 func (t *translator) services() {
 	t.backends = t.endpoints()
 	for _, s := range t.objects.Services {
-		if s.Spec.Type == corev1.ServiceTypeExternalName {
-			continue
-		}
-		service := policy.Service{Namespace: s.Namespace, Name: s.Name}
-		texts := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
-		texts = append(texts, s.Spec.ExternalIPs...)
-		for _, ingress := range s.Status.LoadBalancer.Ingress {
-			texts = append(texts, ingress.IP)
-		}
-		for _, text := range texts {
-			if addr, err := netip.ParseAddr(text); err == nil {
-				service.Addrs = appendNew(service.Addrs, addr)
-			}
-		}
-		for _, p := range s.Spec.Ports {
-			protocol := ProtocolNumber(p.Protocol)
-			port := policy.ServicePort{Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)}
-			service.NodePorts = service.NodePorts || p.NodePort != 0
-			port.Backends = backends(t.backends[portKey{s.Namespace + "/" + s.Name, p.Name, protocol}])
-			service.Ports = append(service.Ports, port)
-		}
-		if len(service.Addrs) > 0 || service.NodePorts {
+		service, listed := translateService(s, func(key portKey) []endpoint { return t.backends[key] })
+		if listed {
 			t.model.Services = append(t.model.Services, service)
 		}
 	}
@@ -57,6 +37,32 @@ func (t *translator) services() {
 		a, b := &t.model.Services[i], &t.model.Services[j]
 		return a.Namespace < b.Namespace || a.Namespace == b.Namespace && a.Name < b.Name
 	})
+}
+
+// translateService is a Service with what stands behind its ports; listed is false if no address leads to it.
+func translateService(s *corev1.Service, behind func(portKey) []endpoint) (service policy.Service, listed bool) {
+	service = policy.Service{Namespace: s.Namespace, Name: s.Name}
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return service, false
+	}
+	texts := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
+	texts = append(texts, s.Spec.ExternalIPs...)
+	for _, ingress := range s.Status.LoadBalancer.Ingress {
+		texts = append(texts, ingress.IP)
+	}
+	for _, text := range texts {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			service.Addrs = appendNew(service.Addrs, addr)
+		}
+	}
+	for _, p := range s.Spec.Ports {
+		protocol := ProtocolNumber(p.Protocol)
+		port := policy.ServicePort{Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)}
+		service.NodePorts = service.NodePorts || p.NodePort != 0
+		port.Backends = backends(behind(portKey{s.Namespace + "/" + s.Name, p.Name, protocol}))
+		service.Ports = append(service.Ports, port)
+	}
+	return service, len(service.Addrs) > 0 || service.NodePorts
 }
 
 // backends are the ready ones, else those that still serve while they terminate: what kube-proxy sends to.
@@ -90,23 +96,7 @@ func (t *translator) endpoints() map[portKey][]endpoint {
 			continue
 		}
 		sliced[service] = true
-		for _, p := range s.Ports {
-			if p.Port == nil {
-				continue
-			}
-			key := portKey{service: service, protocol: policy.TCP}
-			if p.Name != nil {
-				key.port = *p.Name
-			}
-			if p.Protocol != nil {
-				key.protocol = ProtocolNumber(*p.Protocol)
-			}
-			for i := range s.Endpoints {
-				if e, ok := sliceEndpoint(&s.Endpoints[i], uint16(*p.Port)); ok {
-					found[key] = append(found[key], e)
-				}
-			}
-		}
+		eachSliceEndpoint(s, func(key portKey, e endpoint) { found[key] = append(found[key], e) })
 	}
 	for _, e := range t.objects.Endpoints {
 		service := e.Namespace + "/" + e.Name
@@ -125,6 +115,27 @@ func (t *translator) endpoints() map[portKey][]endpoint {
 		}
 	}
 	return found
+}
+
+// eachSliceEndpoint reads the endpoints of a slice that belongs to a Service.
+func eachSliceEndpoint(s *discoveryv1.EndpointSlice, each func(portKey, endpoint)) {
+	for _, p := range s.Ports {
+		if p.Port == nil {
+			continue
+		}
+		key := portKey{service: s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName], protocol: policy.TCP}
+		if p.Name != nil {
+			key.port = *p.Name
+		}
+		if p.Protocol != nil {
+			key.protocol = ProtocolNumber(*p.Protocol)
+		}
+		for i := range s.Endpoints {
+			if e, ok := sliceEndpoint(&s.Endpoints[i], uint16(*p.Port)); ok {
+				each(key, e)
+			}
+		}
+	}
 }
 
 // sliceEndpoint reads one endpoint. Of several addresses kube-proxy uses the first. A condition that is not given counts as
