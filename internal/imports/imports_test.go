@@ -34,7 +34,7 @@ func allowed(t *testing.T) map[string][]string {
 	section, _, _ = strings.Cut(section, "\n## ")
 	table := map[string][]string{}
 	quoted := regexp.MustCompile("`([^`]+)`")
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|(.*)$").FindAllStringSubmatch(section, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z0-9/-]+)` \\|(.*)$").FindAllStringSubmatch(section, -1) {
 		table[row[1]] = nil
 		for _, name := range quoted.FindAllStringSubmatch(row[2], -1) {
 			table[row[1]] = append(table[row[1]], name[1])
