@@ -17,8 +17,13 @@ var ErrNoModel = errors.New("no model to change")
 // Changes is what has changed in a cluster since the plan that was carried out last.
 type Changes struct {
 	Pods     []Pod    // those that are new, and those that say something else than before
-	GonePods []string // keys; one that comes back under its key is in Pods only
-	// Whole lists, in place of those before; nil: as before.
+	GonePods []string // keys; one that comes back under its key is in Pods, too or only
+	// The same of nodes, by name, and of Services, by Service.Key. A Service whose backends change says something else.
+	NodesChanged    []Node
+	GoneNodes       []string
+	ServicesChanged []Service
+	GoneServices    []string
+	// Whole lists, in place of those before; nil: as before. What changes of nodes and Services comes on top.
 	Nodes    []Node
 	Policies []Policy
 	Services []Service
@@ -103,7 +108,7 @@ func (p *Planner) PlanChanges(c Changes) (*Plan, error) {
 			gone = append(gone, id)
 		}
 	}
-	if c.Nodes == nil && c.Policies == nil && c.Services == nil && c.Options == nil {
+	if c.podsOnly() {
 		pods := make([]*Pod, len(c.Pods))
 		for i := range c.Pods {
 			pod := c.Pods[i]
@@ -125,6 +130,12 @@ func (r *resident) find(key string) (podID, bool) {
 		}
 	}
 	return podID{}, false
+}
+
+// podsOnly says that nothing but pods changes.
+func (c *Changes) podsOnly() bool {
+	return c.Nodes == nil && c.Policies == nil && c.Services == nil && c.Options == nil &&
+		len(c.NodesChanged)+len(c.GoneNodes)+len(c.ServicesChanged)+len(c.GoneServices) == 0
 }
 
 // with is the whole model with changes.
@@ -154,7 +165,24 @@ func (r *resident) with(c Changes, gone []podID) *Model {
 	if c.Options != nil {
 		m.Options = *c.Options
 	}
+	m.Nodes = changed(m.Nodes, c.NodesChanged, c.GoneNodes, func(n *Node) string { return n.Name })
+	m.Services = changed(m.Services, c.ServicesChanged, c.GoneServices, (*Service).Key)
 	return &m
+}
+
+// changed is list without what is gone, and with what is there in place of what had its key.
+func changed[T any](list, there []T, gone []string, key func(*T) string) []T {
+	if len(there)+len(gone) == 0 {
+		return list
+	}
+	out := make(map[string]bool, len(there)+len(gone))
+	for _, k := range gone {
+		out[k] = true
+	}
+	for i := range there {
+		out[key(&there[i])] = true
+	}
+	return append(slices.DeleteFunc(slices.Clone(list), func(t T) bool { return out[key(&t)] }), there...)
 }
 
 // snapshot is m in lists of its own.

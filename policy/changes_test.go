@@ -28,19 +28,36 @@ func changesBetween(from, to *Model) Changes {
 		delete(old, pod.Key())
 	}
 	c.GonePods = slices.Collect(maps.Keys(old))
-	if !reflect.DeepEqual(from.Nodes, to.Nodes) {
-		c.Nodes = to.Nodes
+	c.NodesChanged, c.GoneNodes = differing(from.Nodes, to.Nodes, func(n *Node) string { return n.Name })
+	if len(c.NodesChanged)+len(c.GoneNodes) > 1 {
+		c.Nodes, c.NodesChanged, c.GoneNodes = to.Nodes, nil, nil
 	}
 	if !reflect.DeepEqual(from.Policies, to.Policies) {
 		c.Policies = append([]Policy{}, to.Policies...)
 	}
-	if !reflect.DeepEqual(from.Services, to.Services) {
-		c.Services = append([]Service{}, to.Services...)
+	c.ServicesChanged, c.GoneServices = differing(from.Services, to.Services, (*Service).Key)
+	if len(c.ServicesChanged) > 1 {
+		c.Services, c.ServicesChanged, c.GoneServices = append([]Service{}, to.Services...), nil, nil
 	}
 	if from.Options != to.Options {
 		c.Options = &to.Options
 	}
 	return c
+}
+
+// differing is what of to is not in from as it is, and the keys of what was there.
+func differing[T any](from, to []T, key func(*T) string) (there []T, gone []string) {
+	old := map[string]*T{}
+	for i := range from {
+		old[key(&from[i])] = &from[i]
+	}
+	for i := range to {
+		if was := old[key(&to[i])]; was == nil || !reflect.DeepEqual(*was, to[i]) {
+			there = append(there, to[i])
+		}
+		delete(old, key(&to[i]))
+	}
+	return there, slices.Collect(maps.Keys(old))
 }
 
 // mutatePods changes a pod or two, mostly so that their identities stay among those that are known.

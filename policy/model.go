@@ -206,6 +206,9 @@ type Service struct {
 	NodePorts       bool // also reachable under every node's address
 }
 
+// Key is the Service's name for people: "namespace/name".
+func (s *Service) Key() string { return s.Namespace + "/" + s.Name }
+
 // ServicePort is one port of a Service with its ready backends.
 type ServicePort struct {
 	Protocol uint8
