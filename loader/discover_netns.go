@@ -3,116 +3,153 @@
 package loader
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strconv"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// A pod's namespace says what no packet has told yet: which address stands behind which veth. interior is that, for every
-// namespace that can be found, by the number this namespace knows it under.
+// A pod's namespace says what no packet has told yet: which address stands behind which veth. It is asked by the number
+// under which this namespace knows it (RTM_GETADDR for another namespace, Linux 5.0): whoever may configure this host's
+// interfaces may look, without entering the namespace, and without finding a file or a process that holds it.
+
+// interior is what is inside of namespaces, by the number this namespace knows them under, and by interface.
 type interior map[int]map[int]endpointInside
 
 type endpointInside struct {
+	name  string
 	mac   [6]byte
 	addrs []netip.Addr
 }
 
-// namespaces looks into every namespace that a veth of this host leads to.
-func (f *PodFinder) namespaces(n *Network) interior {
-	wanted := map[int]bool{}
-	for _, l := range n.links {
-		if l.Type() == "veth" && l.Attrs().NetNsID >= 0 {
-			wanted[l.Attrs().NetNsID] = true
+// namespaces looks into every namespace that a veth which is not taken leads to.
+func (f *PodFinder) namespaces(n *Network, taken map[int]string) interior {
+	look := f.look
+	if look == nil {
+		in, err := newInsider()
+		if err != nil {
+			f.debug("cannot look into pods' namespaces", err)
+			return nil
 		}
+		defer in.close()
+		look = in.look
 	}
 	out := interior{}
-	seen := map[uint64]bool{}
-	look := func(path string) {
-		if len(out) == len(wanted) {
-			return
+	for index, l := range n.links {
+		id := l.Attrs().NetNsID
+		if l.Type() != "veth" || id < 0 || taken[index] != "" || out[id] != nil {
+			continue
 		}
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil || seen[st.Ino] {
-			return
-		}
-		seen[st.Ino] = true
-		file, err := os.Open(path)
+		inside, err := look(id)
 		if err != nil {
-			return
+			f.debug("cannot look into a pod's namespace", err)
+			continue
 		}
-		defer file.Close()
-		id, err := netlink.GetNetNsIdByFd(int(file.Fd()))
-		if err != nil || !wanted[id] || out[id] != nil {
-			return
-		}
-		if inside, err := lookInside(netns.NsHandle(file.Fd())); err == nil {
-			out[id] = inside
-		}
-	}
-	dirs := f.NamespaceDirs
-	if dirs == nil {
-		dirs = []string{"/run/netns"}
-	}
-	for _, dir := range dirs {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			look(filepath.Join(dir, e.Name()))
-		}
-	}
-	proc := f.ProcDir
-	if proc == "" {
-		proc = "/proc"
-	}
-	entries, _ := os.ReadDir(proc)
-	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err == nil {
-			look(filepath.Join(proc, e.Name(), "ns/net"))
-		}
+		out[id] = inside
 	}
 	return out
 }
 
-func lookInside(ns netns.NsHandle) (map[int]endpointInside, error) {
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
+func (f *PodFinder) debug(what string, err error) {
+	if f.Log != nil {
+		f.Log.Debug(what, "error", err)
 	}
-	defer h.Close()
-	links, err := dump(h.LinkList)
+}
+
+// insider is a socket to ask about other namespaces with.
+type insider struct{ sockets map[int]*nl.SocketHandle }
+
+func newInsider() (*insider, error) {
+	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
+	// Without it, kernels that do not know the question answer another one: about this namespace.
+	if err := unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("make netlink socket strict: %w", err)
+	}
+	return &insider{map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
+}
+
+func (in *insider) close() { in.sockets[unix.NETLINK_ROUTE].Close() }
+
+const ifaTargetNetNSID = 10 // IFA_TARGET_NETNSID
+
+// look lists the interfaces of the namespace that is known here as id, loopback excepted.
+func (in *insider) look(id int) (map[int]endpointInside, error) {
+	links, err := in.dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), unix.IFLA_TARGET_NETNSID, id)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list links of namespace %d: %w", id, err)
 	}
 	out := make(map[int]endpointInside, len(links))
-	for _, l := range links {
-		if l.Attrs().Flags&net.FlagLoopback == 0 {
-			out[l.Attrs().Index] = endpointInside{mac: toMAC(l.Attrs().HardwareAddr)}
+	for _, m := range links {
+		l, err := netlink.LinkDeserialize(nil, m)
+		if err != nil {
+			return nil, fmt.Errorf("list links of namespace %d: %w", id, err)
+		}
+		if a := l.Attrs(); a.Flags&net.FlagLoopback == 0 {
+			out[a.Index] = endpointInside{name: a.Name, mac: toMAC(a.HardwareAddr)}
 		}
 	}
-	for _, a := range addrs {
-		if ip, ok := toAddr(a.IP); ok && !ip.IsLinkLocalUnicast() {
-			if e, ok := out[a.LinkIndex]; ok {
-				e.addrs = append(e.addrs, ip)
-				out[a.LinkIndex] = e
-			}
+	addrs, err := in.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), ifaTargetNetNSID, id)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses of namespace %d: %w", id, err)
+	}
+	for _, m := range addrs {
+		index, ip, err := parseAddress(m)
+		if err != nil {
+			return nil, fmt.Errorf("list addresses of namespace %d: %w", id, err)
+		}
+		if e, ok := out[index]; ok && ip.IsValid() && !ip.IsLinkLocalUnicast() {
+			e.addrs = append(e.addrs, ip)
+			out[index] = e
 		}
 	}
 	return out, nil
 }
 
-// verify adds the veths whose other end holds a, and drops candidates whose other end can be seen and does not.
+func (in *insider) dump(question, answer uint16, header nl.NetlinkRequestData, attribute, id int) ([][]byte, error) {
+	return dump(func() ([][]byte, error) {
+		r := nl.NewNetlinkRequest(int(question), unix.NLM_F_DUMP)
+		r.Sockets = in.sockets
+		r.AddData(header)
+		r.AddData(nl.NewRtAttr(attribute, nl.Uint32Attr(uint32(id))))
+		return r.Execute(unix.NETLINK_ROUTE, answer)
+	})
+}
+
+var errShortAddress = errors.New("an address message is too short")
+
+// parseAddress reads an RTM_NEWADDR: of a point-to-point interface, the local address.
+func parseAddress(m []byte) (index int, ip netip.Addr, err error) {
+	if len(m) < unix.SizeofIfAddrmsg {
+		return 0, ip, errShortAddress
+	}
+	index = int(binary.NativeEndian.Uint32(m[4:]))
+	attributes, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return 0, ip, err
+	}
+	for _, a := range attributes {
+		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !ip.IsValid() {
+			ip, _ = toAddr(a.Value)
+		}
+	}
+	return index, ip, nil
+}
+
+// verify adds the veths whose other end holds a, and drops candidates whose other end can be seen and holds another one. A
+// pod may have moved its address on to a machine inside of it: then the host's own records stand.
 func (in interior) verify(n *Network, a netip.Addr, given []candidate) (out []candidate) {
 	holds := map[int][6]byte{}
-	visible := map[int]bool{}
+	empty, visible := map[int]bool{}, map[int]bool{}
 	for index, l := range n.links {
 		if l.Type() != "veth" {
 			continue
@@ -122,20 +159,23 @@ func (in interior) verify(n *Network, a netip.Addr, given []candidate) (out []ca
 			continue
 		}
 		visible[index] = true
-		for _, held := range links[l.Attrs().ParentIndex].addrs {
+		end := links[l.Attrs().ParentIndex]
+		empty[index] = len(end.addrs) == 0
+		for _, held := range end.addrs {
 			if held == a {
-				holds[index] = links[l.Attrs().ParentIndex].mac
-				out = append(out, candidate{l, rankNamespace, "namespace", holds[index]})
+				holds[index] = end.mac
+				out = append(out, candidate{l, rankNamespace, "namespace", end.mac})
 			}
 		}
 	}
 	for _, c := range given {
-		mac, confirmed := holds[c.link.Attrs().Index]
+		index := c.link.Attrs().Index
+		mac, confirmed := holds[index]
 		switch {
 		case confirmed && c.rank == rankUnverified:
 			c.rank, c.mac = rankVerified, mac
 			out = append(out, c)
-		case !confirmed && !visible[c.link.Attrs().Index]:
+		case !confirmed && (!visible[index] || empty[index] && c.rank == rankUnverified):
 			out = append(out, c)
 		}
 	}

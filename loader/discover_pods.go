@@ -19,6 +19,7 @@ var ErrNoInterface = errors.New("no interface found")
 // PodAddress is a local pod to look for. Key must differ between pods that use one address one after the other.
 type PodAddress struct {
 	Key   string
+	Pod   string // namespace/name
 	Addr  netip.Addr
 	Known int // ifindex that an earlier agent found; 0: none. Believed where the pods' own word is all else there is.
 }
@@ -30,19 +31,19 @@ type PodInterface struct {
 	PodMAC   [6]byte // zero: not known
 	HostMAC  [6]byte
 	NetNS    uint32 // id of the pod's network namespace, plus 1; 0: the kernel has given it none
-	Evidence string // what led there: "route", "cni record", "namespace", "neighbour"
+	Evidence string // what led there: "cni", "route", "cni record", "namespace", "neighbour"
 }
 
 // PodFinder finds the veths of local pods. Findings are kept while pod and veth stay the same, so that a pod that takes a
 // second address cannot pull its neighbour's policy over to itself. Not safe for concurrent use.
 type PodFinder struct {
-	CNIDir        string   // where CNI plugins keep records; default /var/lib/cni
-	NamespaceDirs []string // where namespaces are mounted; default /run/netns
-	ProcDir       string   // default /proc; "-": do not look there
-	Log           *slog.Logger
+	CNIDir string // where CNI plugins keep records; default /var/lib/cni
+	Log    *slog.Logger
 
 	found map[string]PodInterface
 	peers map[string]peer
+	told  map[toldOf]told
+	look  func(id int) (map[int]endpointInside, error) // into a namespace; tests see nothing
 }
 
 // peer tells a veth from a later one of the same ifindex.
@@ -66,12 +67,21 @@ type candidate struct {
 
 // Find looks for the veth of each pod. What is not found is in missing, with the reason.
 func (f *PodFinder) Find(n *Network, pods []PodAddress) (found map[string]PodInterface, missing map[string]error) {
+	f.forget(n)
 	found, missing = map[string]PodInterface{}, map[string]error{}
 	var open []PodAddress
 	taken := map[int]string{}
 	for _, p := range pods {
+		if at, ok := f.recall(n, p); ok && taken[at.Ifindex] == "" {
+			found[p.Key], taken[at.Ifindex] = at, p.Key
+		}
+	}
+	for _, p := range pods {
+		if _, done := found[p.Key]; done {
+			continue
+		}
 		old, ok := f.found[p.Key]
-		if ok && f.peers[p.Key] == n.peer(old.Ifindex) {
+		if ok && f.peers[p.Key] == n.peer(old.Ifindex) && taken[old.Ifindex] == "" {
 			found[p.Key], taken[old.Ifindex] = old, p.Key
 			continue
 		}
@@ -88,7 +98,7 @@ func (f *PodFinder) Find(n *Network, pods []PodAddress) (found map[string]PodInt
 }
 
 func (f *PodFinder) search(n *Network, pods []PodAddress, taken map[int]string, found map[string]PodInterface, missing map[string]error) {
-	inside := f.namespaces(n)
+	inside := f.namespaces(n, taken)
 	candidates := map[string][]candidate{}
 	for _, p := range pods {
 		candidates[p.Key] = n.byRoute(p.Addr)

@@ -91,12 +91,12 @@ func (lab *podLab) inside(ns netns.NsHandle, name, cidr string) {
 }
 
 func (lab *podLab) finder() *PodFinder {
-	return &PodFinder{CNIDir: filepath.Join(lab.dir, "cni"), NamespaceDirs: []string{lab.dir}, ProcDir: "-"}
+	return &PodFinder{CNIDir: filepath.Join(lab.dir, "cni")}
 }
 
 func pods(pairs ...string) (out []PodAddress) {
 	for i := 0; i < len(pairs); i += 2 {
-		out = append(out, PodAddress{Key: pairs[i], Addr: netip.MustParseAddr(pairs[i+1])})
+		out = append(out, PodAddress{Key: pairs[i], Pod: pairs[i], Addr: netip.MustParseAddr(pairs[i+1])})
 	}
 	return out
 }
@@ -147,7 +147,6 @@ func TestRoutedPodInANamespaceThatOnlyAProcessHolds(t *testing.T) {
 	ok(t, err)
 	lab.pod("caliC", ns, false, "10.42.0.4/32")
 	f := lab.finder()
-	f.ProcDir = ""
 	expectFound(t, f, map[string]string{"default/c": "caliC by namespace"}, pods("default/c", "10.42.0.4"))
 	addRoute(t, "caliC", "10.42.0.4/32", "")
 	f.found = nil
@@ -216,9 +215,11 @@ func TestOldRecordsOfAnAddressAreNotBelieved(t *testing.T) {
 	lab.pod("vethB", hidden, true)
 	lab.record("old", "vethA", "10.42.0.3") // vethA is seen to hold another address
 	expectFound(t, lab.finder(), nil, pods("default/b", "10.42.0.3"))
-	lab.record("new", "vethB", "10.42.0.3") // nobody can look into vethB: the host's record is all there is
+	lab.record("new", "vethB", "10.42.0.3") // the address is not, or no longer, on vethB: the host's record is all there is
 	expectFound(t, lab.finder(), map[string]string{"default/b": "vethB by cni record"}, pods("default/b", "10.42.0.3"))
 }
+
+func blind(int) (map[int]endpointInside, error) { return nil, errors.New("nobody may look") }
 
 func TestWithoutNamespacesTheBridgeTells(t *testing.T) {
 	if !isolate(t) {
@@ -227,7 +228,7 @@ func TestWithoutNamespacesTheBridgeTells(t *testing.T) {
 	lab := newPodLab(t)
 	d := lab.pod("vethA", lab.namespace("a"), true, "10.42.0.2/24")
 	f := lab.finder()
-	f.NamespaceDirs = []string{t.TempDir()}
+	f.look = blind
 	expectFound(t, f, nil, pods("default/a", "10.42.0.2"))
 	mac, _ := net.ParseMAC("00:00:5e:00:53:0a")
 	bridge, err := netlink.LinkByName("cni0")

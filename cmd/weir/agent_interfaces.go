@@ -65,7 +65,7 @@ func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[s
 		for _, addr := range e.Addrs {
 			if addr.Is4() || len(e.Addrs) == 1 {
 				known := int(a.kernel.tables.Endpoint(e.Slot).Ifindex)
-				wanted = append(wanted, loader.PodAddress{Key: podKey(e), Addr: addr, Known: known})
+				wanted = append(wanted, loader.PodAddress{Key: podKey(e), Pod: e.Pod, Addr: addr, Known: known})
 				break
 			}
 		}
