@@ -30,6 +30,10 @@ test: ## all tests (root)
 	$(GO) test -count=1 -timeout 20m ./...
 	for module in $(MODULES); do $(GO) test -C $$module -count=1 ./... || exit 1; done
 
+.PHONY: test-k8s
+test-k8s: ## the tests on a real Kubernetes of two nodes, built here and kept in the user's cache folder (root)
+	$(GO) test -tags cluster -count=1 -timeout 60m -v ./deploy/clustertest
+
 .PHONY: bench-quick
 bench-quick: build ## CPU ns per packet of the datapath beside an empty program (root)
 	bin/weir bench
@@ -48,6 +52,7 @@ lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
 	for module in $(MODULES); do $(GO) vet -C $$module ./... || exit 1; done
+	$(GO) vet -tags cluster ./deploy/clustertest
 	$(GO) tool staticcheck ./...
 
 .PHONY: fuzz

@@ -84,7 +84,7 @@ func (l *Lab) build() (err error) {
 	if l.Manifests, err = newManifests(l.Dir); err != nil {
 		return err
 	}
-	if l.fabric, err = newSpace(l.Name+"-switch", func() error { return nil }); err != nil {
+	if l.fabric, err = NewSpace(l.Name+"-switch", func() error { return nil }); err != nil {
 		return err
 	}
 	if err = l.fabric.Do(func() error {
@@ -93,7 +93,7 @@ func (l *Lab) build() (err error) {
 	}); err != nil {
 		return err
 	}
-	if l.LAN, err = newSpace(l.Name+"-lan", func() error { return nil }); err != nil {
+	if l.LAN, err = NewSpace(l.Name+"-lan", func() error { return nil }); err != nil {
 		return err
 	}
 	if err = l.plug(l.LAN, netip.MustParseAddr(LANIP)); err != nil {
@@ -167,18 +167,18 @@ func (l *Lab) Close() error {
 	}
 	l.published = nil
 	for _, p := range slices.Clone(l.Pods) {
-		p.close()
+		p.Close()
 	}
 	l.Pods = nil
 	for i, n := range l.Nodes {
 		if n != nil {
-			n.close()
+			n.Close()
 		}
 		l.Nodes[i] = nil
 	}
 	for _, s := range []**Space{&l.LAN, &l.fabric} {
 		if *s != nil {
-			(*s).close()
+			(*s).Close()
 		}
 		*s = nil
 	}

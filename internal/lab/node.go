@@ -27,7 +27,7 @@ func (l *Lab) newNode(number int) (*Node, error) {
 		VTEPMAC: [6]byte{0, 0, 0x5e, 0, 0x53, byte(0x10 + number)}}
 	var err error
 	// Processes of the node see its own /sys and a bpffs that lasts as long as the node.
-	if n.Space, err = newSpace(l.Name+"-"+n.NodeID, func() error {
+	if n.Space, err = NewSpace(l.Name+"-"+n.NodeID, func() error {
 		if err := syscall.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 			return fmt.Errorf("mount sysfs: %w", err)
 		}
@@ -39,7 +39,7 @@ func (l *Lab) newNode(number int) (*Node, error) {
 		return nil, err
 	}
 	if err := errors.Join(l.plug(n.Space, n.IP), l.router(n)); err != nil {
-		n.close()
+		n.Close()
 		return nil, err
 	}
 	return n, l.DescribeNode(n)

@@ -53,7 +53,7 @@ func (l *Lab) AddPod(n *Node, spec PodSpec) (*Pod, error) {
 	sum := sha256.Sum256([]byte(spec.UID))
 	p.Veth = fmt.Sprintf("veth%x", sum[:4])
 	var err error
-	if p.Space, err = newSpace(fmt.Sprintf("%s-%s-%s", l.Name, spec.Namespace, spec.Name), func() error { return nil }); err != nil {
+	if p.Space, err = NewSpace(fmt.Sprintf("%s-%s-%s", l.Name, spec.Namespace, spec.Name), func() error { return nil }); err != nil {
 		return nil, err
 	}
 	if !spec.Silent {
@@ -66,7 +66,7 @@ func (l *Lab) AddPod(n *Node, spec PodSpec) (*Pod, error) {
 		err = p.connect()
 	}
 	if err != nil {
-		p.close()
+		p.Close()
 		return nil, fmt.Errorf("add pod %s: %w", p.Key(), err)
 	}
 	l.Pods = append(l.Pods, p)
@@ -174,6 +174,6 @@ func (l *Lab) RemovePod(p *Pod) error {
 		}
 		return nil
 	}))
-	p.close()
+	p.Close()
 	return errors.Join(errs...)
 }

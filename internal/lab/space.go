@@ -16,9 +16,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
-// Space is a network namespace. It lives as long as its Lab, or this process: nothing of it is left behind even after
+// Space is a network namespace. It lives until it is closed, or as long as this process: nothing of it is left behind even after
 // kill -9, because no name in the file system holds it (Lab.Publish is the exception).
 type Space struct {
 	Name string
@@ -26,9 +27,9 @@ type Space struct {
 	work chan func() // to the thread that every process of this namespace is started from
 }
 
-// newSpace makes a namespace with its loopback up. Processes started in it share one private view of the file system,
+// NewSpace makes a namespace with its loopback up. Processes started in it share one private view of the file system,
 // which mount may furnish.
-func newSpace(name string, mount func() error) (*Space, error) {
+func NewSpace(name string, mount func() error) (*Space, error) {
 	s := &Space{Name: name, work: make(chan func())}
 	ready := make(chan error, 1)
 	onThread(func() {
@@ -69,10 +70,19 @@ func (s *Space) enter(mount func() error) error {
 	return netlink.LinkSetUp(lo)
 }
 
-// close lets the namespace go once no process and no socket is left in it.
-func (s *Space) close() {
+// Close lets the namespace go once no process and no socket is left in it. What was started in it is killed.
+func (s *Space) Close() {
 	close(s.work)
 	s.file.Close()
+}
+
+// File is another descriptor of the namespace, for those who hand it to the kernel.
+func (s *Space) File() (*os.File, error) {
+	fd, err := unix.FcntlInt(s.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate namespace %s: %w", s.Name, err)
+	}
+	return os.NewFile(uintptr(fd), s.Name), nil
 }
 
 // onThread runs f on a thread of its own, which ends with f; never on the process's first thread, which cannot end.
@@ -106,7 +116,7 @@ func (s *Space) Do(f func() error) error {
 	return err
 }
 
-// Start starts cmd in the namespace. It is killed when the lab ends, however that happens.
+// Start starts cmd in the namespace. It is killed when the namespace is closed, or this process ends, however that happens.
 func (s *Space) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
