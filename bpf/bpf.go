@@ -86,6 +86,8 @@ type (
 type Knobs struct {
 	VXLANPort           uint16
 	VNI                 uint32
+	AnyVNI              bool   // VNI is not looked at
+	Frags               bool   // XDP programs take frames of several buffers
 	SpoofEnforce        bool   // drop violations of the overlay check rather than count them
 	DecapStrip          bool   // remove outer headers in XDP
 	UnknownEndpointDrop bool   // drop what is addressed to our podCIDR where no pod is known
@@ -132,6 +134,8 @@ func (k Knobs) configure(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) e
 	values := map[string]any{
 		"vxlan_port":            k.VXLANPort,
 		"vxlan_vni":             k.VNI,
+		"vxlan_any_vni":         flag(k.AnyVNI),
+		"xdp_frags":             flag(k.Frags),
 		"spoof_enforce":         flag(k.SpoofEnforce),
 		"decap_strip":           flag(k.DecapStrip),
 		"unknown_endpoint_drop": flag(k.UnknownEndpointDrop),
@@ -152,8 +156,16 @@ func (k Knobs) configure(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) e
 			return fmt.Errorf("configure programs: set %s: %w", name, err)
 		}
 	}
+	for _, program := range spec.Programs {
+		if k.Frags && program.Type == ebpf.XDP {
+			program.Flags |= xdpHasFrags
+		}
+	}
 	return fold(spec)
 }
+
+// xdpHasFrags is BPF_F_XDP_HAS_FRAGS of linux/bpf.h (Linux 5.18, c2f2cdbeffda).
+const xdpHasFrags = 1 << 5
 
 func flag(on bool) uint8 {
 	if on {

@@ -12,6 +12,10 @@
 volatile const __u16 vxlan_port = 8472;
 /* VXLAN network identifier, 24 bits. flannel: 1. */
 volatile const __u32 vxlan_vni = 1;
+/* 1: any identifier is ours: Cilium sends the sender's identity in its place. 0: only vxlan_vni. */
+volatile const __u8 vxlan_any_vni = 0;
+/* 1: a frame may lie in several buffers, as jumbo frames do. 0: one holds all of it, and the program is loaded for that. */
+volatile const __u8 xdp_frags = 0;
 /* 1: drop violations of the overlay check. 0: count them as observed and go on. */
 volatile const __u8 spoof_enforce = 1;
 /* 1: remove the outer headers of allowed pod traffic in XDP. 0: leave that to the kernel's vxlan device. */

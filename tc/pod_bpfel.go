@@ -47,9 +47,11 @@ const (
 	podVarSpoofEnforce        = "spoof_enforce"
 	podVarStateStub           = "state_stub"
 	podVarUnknownEndpointDrop = "unknown_endpoint_drop"
+	podVarVxlanAnyVni         = "vxlan_any_vni"
 	podVarVxlanHeader         = "vxlan_header"
 	podVarVxlanPort           = "vxlan_port"
 	podVarVxlanVni            = "vxlan_vni"
+	podVarXdpFrags            = "xdp_frags"
 )
 
 // loadPod returns the embedded CollectionSpec for pod.
@@ -137,9 +139,11 @@ type podVariableSpecs struct {
 	SpoofEnforce        *ebpf.VariableSpec `ebpf:"spoof_enforce"`
 	StateStub           *ebpf.VariableSpec `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.VariableSpec `ebpf:"unknown_endpoint_drop"`
+	VxlanAnyVni         *ebpf.VariableSpec `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.VariableSpec `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.VariableSpec `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.VariableSpec `ebpf:"vxlan_vni"`
+	XdpFrags            *ebpf.VariableSpec `ebpf:"xdp_frags"`
 }
 
 // podObjects contains all objects after they have been loaded into the kernel.
@@ -212,9 +216,11 @@ type podVariables struct {
 	SpoofEnforce        *ebpf.Variable `ebpf:"spoof_enforce"`
 	StateStub           *ebpf.Variable `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.Variable `ebpf:"unknown_endpoint_drop"`
+	VxlanAnyVni         *ebpf.Variable `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.Variable `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.Variable `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.Variable `ebpf:"vxlan_vni"`
+	XdpFrags            *ebpf.Variable `ebpf:"xdp_frags"`
 }
 
 // podPrograms contains all programs after they have been loaded into the kernel.

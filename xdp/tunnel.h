@@ -39,8 +39,22 @@ static __always_inline int mac_equal(const __u8 *a, const volatile __u8 *b)
 	return *(__u32 *)a == *(volatile __u32 *)b && *(__u16 *)(a + 4) == *(volatile __u16 *)(b + 4);
 }
 
+/*
+ * Are all bytes of a packet, whose header at `at` says that there are that many, in the frame? end is that of the first
+ * buffer, where all headers are.
+ */
+static __always_inline int tunnel_whole(const struct decision *d, void *at, __u32 bytes, void *end)
+{
+	struct xdp_md *ctx = d->ctx;
+
+	if (at + bytes <= end)
+		return 1;
+	return xdp_frags && (__u64)(at - (void *)(long)ctx->data) + bytes <= bpf_xdp_get_buff_len(ctx);
+}
+
 /* The VXLAN header behind udp. REASON_NONE: it is of our network and well formed. */
-static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct udphdr *udp, void *end, struct tunnel *t)
+static __always_inline enum reason tunnel_header(const struct decision *d, const struct iphdr *ip, struct udphdr *udp, void *end,
+						 struct tunnel *t)
 {
 	struct vxlanhdr *vxlan = (void *)(udp + 1);
 	struct ethhdr *inner = (void *)(vxlan + 1);
@@ -48,11 +62,11 @@ static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct 
 
 	if ((void *)(vxlan + 1) > end)
 		return REASON_VXLAN_MALFORMED;
-	if ((vxlan->flags & bpf_htonl(VXLAN_FLAGS)) && bpf_ntohl(vxlan->vni) >> 8 != vxlan_vni)
+	if (!vxlan_any_vni && (vxlan->flags & bpf_htonl(VXLAN_FLAGS)) && bpf_ntohl(vxlan->vni) >> 8 != vxlan_vni)
 		return REASON_FOREIGN_VNI;
 	if (vxlan->flags != bpf_htonl(VXLAN_FLAGS) || (vxlan->vni & bpf_htonl(0xff)))
 		return REASON_VXLAN_MALFORMED;
-	if (bpf_ntohs(udp->len) != total - header || (void *)ip + total > end)
+	if (bpf_ntohs(udp->len) != total - header || !tunnel_whole(d, (void *)ip, total, end))
 		return REASON_VXLAN_MALFORMED;
 	if ((void *)(inner + 1) > end)
 		return REASON_INNER_MALFORMED;
@@ -62,7 +76,8 @@ static __always_inline enum reason tunnel_header(const struct iphdr *ip, struct 
 }
 
 /* The inner packet, into p. REASON_NONE: it can be read, and its addresses can be unicast. */
-static __always_inline enum reason tunnel_inner(struct packet *p, const struct iphdr *ip, void *end, struct tunnel *t)
+static __always_inline enum reason tunnel_inner(const struct decision *d, struct packet *p, const struct iphdr *ip, void *end,
+						struct tunnel *t)
 {
 	struct ethhdr *eth = t->inner;
 	struct iphdr *inner = (void *)(eth + 1);
@@ -73,7 +88,7 @@ static __always_inline enum reason tunnel_inner(struct packet *p, const struct i
 		return REASON_INNER_TAGS;
 	if (eth->h_proto != bpf_htons(ETH_P_IP))
 		return REASON_INNER_NOT_IPV4;
-	if (parse_ipv4(inner, end, p, &payload, &total) != PARSED_OK || (void *)inner + total > end)
+	if (parse_ipv4(inner, end, p, &payload, &total) != PARSED_OK || !tunnel_whole(d, inner, total, end))
 		return REASON_INNER_MALFORMED;
 	/* Our VXLAN socket listens on groups and broadcast addresses too. */
 	if (is_martian(p->daddr) && is_tunnel_port(p))
@@ -154,14 +169,14 @@ static __always_inline enum reason tunnel_source(struct decision *d, const struc
 static __always_inline enum reason tunnel_check(struct decision *d, struct packet *p, const struct iphdr *ip,
 						struct udphdr *udp, void *end, struct tunnel *t)
 {
-	enum reason reason = tunnel_header(ip, udp, end, t), unreadable;
+	enum reason reason = tunnel_header(d, ip, udp, end, t), unreadable;
 	__u32 outer = bpf_ntohl(ip->saddr);
 	const struct ethhdr *eth;
 	int bound = 0;
 
 	if (reason)
 		return reason;
-	unreadable = tunnel_inner(p, ip, end, t);
+	unreadable = tunnel_inner(d, p, ip, end, t);
 	if (!unreadable) {
 		d->source = address_lookup(p->saddr);
 		bound = tunnel_bound(d, outer, t);

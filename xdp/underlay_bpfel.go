@@ -45,9 +45,11 @@ const (
 	underlayVarSpoofEnforce        = "spoof_enforce"
 	underlayVarStateStub           = "state_stub"
 	underlayVarUnknownEndpointDrop = "unknown_endpoint_drop"
+	underlayVarVxlanAnyVni         = "vxlan_any_vni"
 	underlayVarVxlanHeader         = "vxlan_header"
 	underlayVarVxlanPort           = "vxlan_port"
 	underlayVarVxlanVni            = "vxlan_vni"
+	underlayVarXdpFrags            = "xdp_frags"
 )
 
 // loadUnderlay returns the embedded CollectionSpec for underlay.
@@ -133,9 +135,11 @@ type underlayVariableSpecs struct {
 	SpoofEnforce        *ebpf.VariableSpec `ebpf:"spoof_enforce"`
 	StateStub           *ebpf.VariableSpec `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.VariableSpec `ebpf:"unknown_endpoint_drop"`
+	VxlanAnyVni         *ebpf.VariableSpec `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.VariableSpec `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.VariableSpec `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.VariableSpec `ebpf:"vxlan_vni"`
+	XdpFrags            *ebpf.VariableSpec `ebpf:"xdp_frags"`
 }
 
 // underlayObjects contains all objects after they have been loaded into the kernel.
@@ -208,9 +212,11 @@ type underlayVariables struct {
 	SpoofEnforce        *ebpf.Variable `ebpf:"spoof_enforce"`
 	StateStub           *ebpf.Variable `ebpf:"state_stub"`
 	UnknownEndpointDrop *ebpf.Variable `ebpf:"unknown_endpoint_drop"`
+	VxlanAnyVni         *ebpf.Variable `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.Variable `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.Variable `ebpf:"vxlan_port"`
 	VxlanVni            *ebpf.Variable `ebpf:"vxlan_vni"`
+	XdpFrags            *ebpf.Variable `ebpf:"xdp_frags"`
 }
 
 // underlayPrograms contains all programs after they have been loaded into the kernel.
