@@ -14,15 +14,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 
 	"github.com/weirnet/weir/bpf"
-)
-
-// Sentinels of attaching.
-var (
-	ErrOccupied = errors.New("another XDP program is attached")
-	ErrNoNative = errors.New("the driver has no native XDP")
 )
 
 // AttachConfig configures an Attacher.
@@ -150,7 +143,7 @@ func (a *Attacher) Attach(hook bpf.Hook, d Device) error {
 		return fmt.Errorf("attach %s to %s: no program for this hook", bpf.HookName(hook), d.Name)
 	}
 	if held, ok := a.held[p]; ok {
-		if held.alive() && (hook != bpf.HookUnderlayRx || a.modeFits(d)) {
+		if held.alive() && (hook != bpf.HookUnderlayRx || a.runs(held, d)) {
 			return nil
 		}
 		if err := a.drop(p); err != nil {
@@ -191,6 +184,17 @@ func (a *Attacher) Attached(hook bpf.Hook, ifindex int) bool {
 	return ok && held.alive()
 }
 
+// Lost says whether an attachment has gone with its interface, or has been taken off it, since the last Attach or Prune. It
+// asks about pinned links only, and is cheap: nobody tells of a link's end.
+func (a *Attacher) Lost() bool {
+	for _, held := range a.held {
+		if l, ok := held.(*pinnedLink); ok && !l.alive() {
+			return true
+		}
+	}
+	return false
+}
+
 // Count returns the number of attachments of a hook.
 func (a *Attacher) Count(hook bpf.Hook) (n int) {
 	for p := range a.held {
@@ -223,46 +227,6 @@ func (a *Attacher) drop(p place) error {
 	}
 	return nil
 }
-
-func (a *Attacher) attachXDP(p place, d Device, program *ebpf.Program) (attachment, error) {
-	l, err := netlink.LinkByIndex(p.ifindex)
-	if err != nil {
-		return nil, fmt.Errorf("look at the interface: %w", err)
-	}
-	if x := l.Attrs().Xdp; x != nil && x.Attached {
-		return nil, fmt.Errorf("%w: %s (id %d); remove it first, a NIC has room for one",
-			ErrOccupied, programName(ebpf.ProgramID(x.ProgId)), x.ProgId)
-	}
-	flags := link.XDPDriverMode
-	if a.generic {
-		flags = link.XDPGenericMode
-		a.log.Warn("XDP in generic mode: packets are judged after the kernel has allocated them, several times slower",
-			"interface", d.Name)
-	}
-	made, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: p.ifindex, Flags: flags})
-	if err != nil {
-		if !a.generic && errors.Is(err, errNotSupported) {
-			return nil, fmt.Errorf("%w (driver of %s; --xdp-mode generic works, slowly): %w", ErrNoNative, d.Name, err)
-		}
-		return nil, err
-	}
-	return a.pin(p, made)
-}
-
-// modeFits says whether our XDP link runs in the mode that is asked for now.
-func (a *Attacher) modeFits(d Device) bool {
-	l, err := netlink.LinkByIndex(d.Ifindex)
-	if err != nil || l.Attrs().Xdp == nil {
-		return false
-	}
-	fits := (l.Attrs().Xdp.AttachMode == attachedGeneric) == a.generic
-	if !fits {
-		a.log.Warn("the XDP mode changes; for a moment nothing is judged there", "interface", d.Name)
-	}
-	return fits
-}
-
-const attachedGeneric = 2 // XDP_ATTACHED_SKB
 
 func (a *Attacher) attachTC(p place, program *ebpf.Program) (attachment, error) {
 	if !a.noTCX {

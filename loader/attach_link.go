@@ -17,8 +17,6 @@ import (
 	"github.com/weirnet/weir/bpf"
 )
 
-var errNotSupported = unix.EOPNOTSUPP
-
 // pinnedLink is a tcx or XDP link.
 type pinnedLink struct {
 	link    link.Link

@@ -50,7 +50,7 @@ func addVeth(t *testing.T, name string) Device {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Device{l.Attrs().Index, name}
+	return device(l)
 }
 
 func newAttacher(t *testing.T, cfg AttachConfig) *Attacher {
@@ -223,7 +223,7 @@ func TestXDPModes(t *testing.T) {
 	if err := netlink.LinkAdd(bridge); err != nil {
 		t.Fatal(err)
 	}
-	d, nic := Device{bridge.Index, "simple"}, addVeth(t, "nic")
+	d, nic := Device{Ifindex: bridge.Index, Name: "simple"}, addVeth(t, "nic")
 	a := newAttacher(t, AttachConfig{PinPath: pins})
 	if err := a.Use(passAll(t, "one")); err != nil {
 		t.Fatal(err)

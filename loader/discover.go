@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -35,29 +34,11 @@ type route struct {
 	link int // 0: no single interface (unreachable, several next hops)
 }
 
-// Tunnel is the overlay's VXLAN device.
-type Tunnel struct {
-	Ifindex  int
-	Name     string
-	Port     uint16
-	VNI      uint32
-	MAC      [6]byte
-	Local    netip.Addr // outer source of what it sends; invalid: chosen by route
-	Underlay int        // ifindex of its parent; 0: none
-}
-
 // Device is an interface to attach to.
 type Device struct {
 	Ifindex int
 	Name    string
-}
-
-// TunnelHints narrow the choice among VXLAN devices. Zero values say nothing.
-type TunnelHints struct {
-	Port   uint16
-	VNI    uint32
-	HasVNI bool    // VNI was given: 0 is a number too
-	MAC    [6]byte // the node's VTEP MAC, by its own account
+	MTU     int // 0: not known
 }
 
 // Observe reads the links, addresses and routes of the calling thread's network namespace.
@@ -104,55 +85,6 @@ func dump[T any](list func() ([]T, error)) ([]T, error) {
 	}
 }
 
-// Tunnel finds the overlay's VXLAN device; nil if the host has none that fits the hints. Several that fit are an error
-// unless one bears the node's VTEP MAC or only one is flannel's.
-func (n *Network) Tunnel(h TunnelHints) (*Tunnel, error) {
-	var fit []*netlink.Vxlan
-	for _, l := range n.links {
-		v, ok := l.(*netlink.Vxlan)
-		if !ok || v.FlowBased || h.Port != 0 && v.Port != int(h.Port) || h.HasVNI && v.VxlanId != int(h.VNI) {
-			continue
-		}
-		// An IPv6 underlay is not judged yet; flannel names that device apart.
-		if v.SrcAddr != nil && v.SrcAddr.To4() == nil {
-			continue
-		}
-		fit = append(fit, v)
-	}
-	for _, prefer := range []func(*netlink.Vxlan) bool{
-		func(v *netlink.Vxlan) bool { return h.MAC != [6]byte{} && toMAC(v.HardwareAddr) == h.MAC },
-		func(v *netlink.Vxlan) bool { return strings.HasPrefix(v.Name, "flannel") },
-	} {
-		var preferred []*netlink.Vxlan
-		for _, v := range fit {
-			if prefer(v) {
-				preferred = append(preferred, v)
-			}
-		}
-		if len(fit) > 1 && len(preferred) > 0 {
-			fit = preferred
-		}
-	}
-	if len(fit) == 0 {
-		return nil, nil
-	}
-	if len(fit) > 1 {
-		names := make([]string, len(fit))
-		for i, v := range fit {
-			names[i] = fmt.Sprintf("%s (port %d, VNI %d)", v.Name, v.Port, v.VxlanId)
-		}
-		sort.Strings(names)
-		return nil, fmt.Errorf("choose VXLAN device: %s all fit; name one by port and VNI", strings.Join(names, ", "))
-	}
-	v := fit[0]
-	t := &Tunnel{
-		Ifindex: v.Index, Name: v.Name, Port: uint16(v.Port), VNI: uint32(v.VxlanId), MAC: toMAC(v.HardwareAddr),
-		Underlay: v.VtepDevIndex,
-	}
-	t.Local, _ = toAddr(v.SrcAddr)
-	return t, nil
-}
-
 // Underlay lists the physical interfaces that carry the overlay, by name: those given; else the VXLAN device's parent; else
 // those that hold one of the node's addresses. What stands on other interfaces (VLAN, bond) is resolved to these, for a
 // driver sees packets only there.
@@ -183,14 +115,14 @@ func (n *Network) Carriers(names []string, t *Tunnel, node []netip.Addr) ([]Devi
 		if l == nil {
 			return nil, fmt.Errorf("find underlay interface %s: no such interface", name)
 		}
-		out = append(out, Device{l.Attrs().Index, name})
+		out = append(out, device(l))
 	}
 	if len(out) > 0 {
 		return out, nil
 	}
 	if t != nil && t.Underlay != 0 {
 		if l := n.links[t.Underlay]; l != nil {
-			return []Device{{t.Underlay, l.Attrs().Name}}, nil
+			return []Device{device(l)}, nil
 		}
 	}
 	want := append([]netip.Addr(nil), node...)
@@ -202,7 +134,7 @@ func (n *Network) Carriers(names []string, t *Tunnel, node []netip.Addr) ([]Devi
 		for _, w := range want {
 			if l := n.links[a.link]; a.addr == w && l != nil && !seen[a.link] && l.Attrs().Flags&net.FlagLoopback == 0 {
 				seen[a.link] = true
-				out = append(out, Device{a.link, l.Attrs().Name})
+				out = append(out, device(l))
 			}
 		}
 	}
@@ -211,6 +143,8 @@ func (n *Network) Carriers(names []string, t *Tunnel, node []netip.Addr) ([]Devi
 	}
 	return out, nil
 }
+
+func device(l netlink.Link) Device { return Device{l.Attrs().Index, l.Attrs().Name, l.Attrs().MTU} }
 
 func (n *Network) physical(index int, seen map[int]Device, depth int) error {
 	l := n.links[index]
@@ -237,20 +171,34 @@ func (n *Network) physical(index int, seen map[int]Device, depth int) error {
 	case "bridge":
 		return fmt.Errorf("find the NIC below %s: it is a bridge; name its uplink as underlay", l.Attrs().Name)
 	}
-	seen[index] = Device{index, l.Attrs().Name}
+	seen[index] = device(l)
 	return nil
 }
 
-// Direct says whether routes reach a prefix without the tunnel. known is false if no route but the default one leads
-// there, which says nothing.
+// Direct says whether routes reach a prefix without the tunnel, and without one of another kind: plain packets from it may
+// come in by a NIC. known is false if no route but the default one leads there, which says nothing.
 func (n *Network) Direct(p netip.Prefix, tunnel int) (direct, known bool) {
 	best := -1
 	for _, r := range n.routes {
 		if r.dst.Bits() > best && r.dst.Bits() > 0 && r.dst.Bits() <= p.Bits() && r.dst.Contains(p.Addr()) {
-			best, direct = r.dst.Bits(), tunnel == 0 || r.link != tunnel
+			best, direct = r.dst.Bits(), (tunnel == 0 || r.link != tunnel) && !n.encapsulates(r.link)
 		}
 	}
 	return direct, best >= 0
+}
+
+// encapsulates says whether what leaves by an interface leaves the host inside other packets.
+func (n *Network) encapsulates(index int) bool {
+	l := n.links[index]
+	if l == nil {
+		return false
+	}
+	switch l.Type() {
+	case "vxlan", "geneve", "wireguard", "ipip", "sit", "ip6tnl", "gre", "gretap", "ip6gre", "ip6gretap", "erspan", "vti", "vti6", "xfrm",
+		"tun", "tuntap", "bareudp", "gtp", "ovpn":
+		return true
+	}
+	return false
 }
 
 // HostAddrs lists the addresses of this host, sorted. Those that are no host's own in truth are left out: loopback,

@@ -79,7 +79,7 @@ func TestTunnelIsFoundOrAskedFor(t *testing.T) {
 	tunnel, err := observe(t).Tunnel(TunnelHints{})
 	ok(t, err)
 	want := Tunnel{Name: "flannel.1", Port: 8472, VNI: 1, MAC: [6]byte{0, 0, 0x5e, 0, 0x53, 1}, Local: netip.MustParseAddr("192.0.2.1"),
-		Underlay: nic.Ifindex, Ifindex: tunnel.Ifindex}
+		Underlay: nic.Ifindex, Ifindex: tunnel.Ifindex, MTU: 1450}
 	if *tunnel != want {
 		t.Errorf("got %+v, want %+v", *tunnel, want)
 	}

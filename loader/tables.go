@@ -103,6 +103,14 @@ func Open(cfg Config) (*Tables, error) {
 	return t, nil
 }
 
+// SetOverlayPort tells that the overlay's UDP port is another now. Service addresses that lead to it are written by the next
+// Apply of a plan that is no step from the last one.
+func (t *Tables) SetOverlayPort(port uint16) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.vxlanPort, t.step = port, nil
+}
+
 // open reads what the maps hold.
 func (t *Tables) open() (err error) {
 	for _, name := range []string{"addr4", "addr4_blocks", "policy", "endpoints", "nodes", "state", "flow_filter", "flow_counts"} {

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Cilium's device sets the VNI of each packet; others of its kind are somebody's virtual switch, unless their port is given.
+func TestTunnelWithoutOneVNI(t *testing.T) {
+	if !isolate(t) {
+		return
+	}
+	addVeth(t, "nic")
+	ok(t, netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan_sys"}, FlowBased: true, Port: 4789}))
+	if tunnel, err := observe(t).Tunnel(TunnelHints{}); tunnel != nil || err != nil {
+		t.Errorf("somebody's switch: got %+v, %v", tunnel, err)
+	}
+	tunnel, err := observe(t).Tunnel(TunnelHints{Port: 4789})
+	ok(t, err)
+	if tunnel == nil || tunnel.Name != "vxlan_sys" || !tunnel.AnyVNI {
+		t.Errorf("by its port: got %+v", tunnel)
+	}
+	ok(t, netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "cilium_vxlan"}, FlowBased: true, Port: 8472}))
+	tunnel, err = observe(t).Tunnel(TunnelHints{})
+	ok(t, err)
+	if tunnel == nil || tunnel.Name != "cilium_vxlan" || !tunnel.AnyVNI || tunnel.Port != 8472 || tunnel.MAC != [6]byte{} {
+		t.Errorf("Cilium's: got %+v", tunnel)
+	}
+	if tunnel, err = observe(t).Tunnel(TunnelHints{Port: 8472, VNI: 7, HasVNI: true}); err != nil || tunnel == nil || tunnel.AnyVNI || tunnel.VNI != 7 {
+		t.Errorf("with a VNI given: got %+v, %v", tunnel, err)
+	}
+	addVXLAN(t, "flannel.1", 1, 4788, 0)
+	if tunnel, err = observe(t).Tunnel(TunnelHints{}); err != nil || tunnel == nil || tunnel.Name != "flannel.1" || tunnel.AnyVNI {
+		t.Errorf("beside an overlay of one VNI: got %+v, %v", tunnel, err)
+	}
+}
+
+// What is reached through an interface that encapsulates may not come in plainly by a NIC, whatever the kind of tunnel.
+func TestOtherTunnelsAreNotDirect(t *testing.T) {
+	n := &Network{links: map[int]netlink.Link{
+		2: &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 2, Name: "eth0"}},
+		3: &netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Index: 3, Name: "flannel-wg"}},
+		4: &netlink.Iptun{LinkAttrs: netlink.LinkAttrs{Index: 4, Name: "tunl0"}},
+		5: &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: 5, Name: "br0"}},
+	}}
+	for cidr, link := range map[string]int{"10.42.1.0/24": 2, "10.42.2.0/24": 3, "10.42.3.0/24": 4, "10.42.4.0/24": 5, "10.42.5.0/24": 0} {
+		n.routes = append(n.routes, route{netip.MustParsePrefix(cidr), link})
+		want := link != 3 && link != 4
+		if direct, known := n.Direct(netip.MustParsePrefix(cidr), 0); direct != want || !known {
+			t.Errorf("by link %d: direct %v, known %v; want %v", link, direct, known, want)
+		}
+	}
+}
+
+func TestOverlayMTUThatDoesNotFit(t *testing.T) {
+	tunnel := &Tunnel{Name: "flannel.1", MTU: 1450, MAC: [6]byte(net.HardwareAddr{2, 0, 0, 0, 0, 1})}
+	nic := Device{Name: "eth0", MTU: 1500}
+	if err := tunnel.Fits([]Device{nic}); err != nil {
+		t.Errorf("1450 in 1500: %v", err)
+	}
+	tunnel.MTU = 1500
+	err := tunnel.Fits([]Device{{Name: "eth1", MTU: 9000}, nic})
+	if err == nil || !strings.Contains(err.Error(), "flannel.1 has 1500") || !strings.Contains(err.Error(), "the 1500 of eth0: set it to 1450") {
+		t.Errorf("1500 in 1500: got %v", err)
+	}
+}
