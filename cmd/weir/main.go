@@ -36,6 +36,7 @@ func verbs() []verb {
 		{"diff", "say what a change of manifests would allow and deny", runDiff},
 		{"explain", "say why a packet passes or not, and by which rule", runExplain},
 		{"lint", "say about manifests what a careful reviewer would", runLint},
+		{"mount-bpffs", "mount the BPF file system where the host has none", runMountBPFFS},
 		{"version", "print the version", runVersion},
 	}
 }
@@ -75,9 +76,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func printHelp(w io.Writer) {
 	fmt.Fprint(w, "weir enforces Kubernetes network policy in XDP on the NIC, on top of a VXLAN overlay.\n\nUsage: weir VERB [flags]\n\n")
 	for _, v := range verbs() {
-		fmt.Fprintf(w, "  %-10s %s\n", v.name, v.summary)
+		fmt.Fprintf(w, "  %-11s %s\n", v.name, v.summary)
 	}
-	fmt.Fprint(w, "  help       print this, or the help of a verb\n\nweir VERB --help lists the flags of a verb.\n")
+	fmt.Fprint(w, "  help        print this, or the help of a verb\n\nweir VERB --help lists the flags of a verb.\n")
 }
 
 // helpOutput is where a verb's flag set writes: help that was asked for is output, all else is a complaint.
