@@ -201,6 +201,8 @@ func (a *agent) loop(ctx context.Context, sets <-chan set, network <-chan struct
 	defer upkeep.Stop()
 	retry, delay := time.NewTimer(time.Hour), retryFirst
 	defer retry.Stop()
+	settled, settling := time.NewTimer(time.Hour), false
+	defer settled.Stop()
 	for {
 		a.status.beat(time.Now())
 		var news set
@@ -210,9 +212,14 @@ func (a *agent) loop(ctx context.Context, sets <-chan set, network <-chan struct
 		case news = <-sets:
 			delay = retryFirst
 		case <-network:
-			sleep(ctx, settleDelay)
-			drain(network)
-			delay = retryFirst // an interface comes first, its address a moment later
+			a.meet()
+			if !settling { // sets and claims do not wait for it
+				settling = true
+				settled.Reset(settleDelay)
+			}
+			continue
+		case <-settled.C:
+			settling, delay = false, retryFirst // an interface comes first, its address a moment later
 		case <-retry.C:
 			delay = min(2*delay, retryLast)
 		case <-upkeep.C:
@@ -228,20 +235,6 @@ func (a *agent) loop(ctx context.Context, sets <-chan set, network <-chan struct
 		if retry.Stop(); again {
 			retry.Reset(delay)
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
-
-func drain(c <-chan struct{}) {
-	select {
-	case <-c:
-	default:
 	}
 }
 

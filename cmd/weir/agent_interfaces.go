@@ -17,6 +17,11 @@ import (
 // way out, and last on the NICs. missing are the pods whose interface was not found, with the reason.
 func (a *agent) attach(n *loader.Network, t *loader.Tunnel) (missing map[string]error, err error) {
 	found, missing, podErr := a.attachPods(n)
+	strays, strayErr := a.guardStrays(n, t)
+	for _, d := range strays {
+		found[d.Ifindex] = true
+	}
+	podErr = errors.Join(podErr, strayErr)
 	nics, err := n.Underlay(a.cfg.overlay.underlay, t, a.nodeAddrs())
 	if err != nil {
 		return missing, err

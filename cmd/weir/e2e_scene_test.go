@@ -259,8 +259,12 @@ func (s *scene) want(from *lab.Pod, to string, allowed bool) {
 	}
 }
 
-// ping says whether an echo request is answered.
-func (s *scene) ping(from *lab.Pod, to string) bool {
+type dialer interface {
+	Dial(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// ping says whether an echo request from a pod or a node is answered.
+func (s *scene) ping(from dialer, to string) bool {
 	s.t.Helper()
 	c, err := from.Dial(context.Background(), "ip4:icmp", to)
 	if err != nil {

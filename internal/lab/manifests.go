@@ -117,6 +117,10 @@ metadata:
 			fmt.Fprintf(&b, "    - containerPort: %d\n      protocol: TCP\n", port)
 		}
 	}
+	if p.Unaddressed {
+		b.WriteString("status:\n  phase: Pending\n")
+		return l.Manifests.Write(p.manifest(), b.String())
+	}
 	fmt.Fprintf(&b, "status:\n  phase: Running\n  podIP: %s\n  podIPs:\n  - ip: %[1]s\n", p.Addr)
 	return l.Manifests.Write(p.manifest(), b.String())
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -26,6 +27,10 @@ type PodSpec struct {
 	Ports     []int // container ports, TCP
 	// Silent leaves out the pod's manifest: it runs, and policy has not heard of it.
 	Silent bool
+	// Unaddressed leaves out the pod's address: as the API has it until a while after the pod's start.
+	Unaddressed bool
+	// Add is called when the pod's interface is there, before anything runs behind it: a chained CNI plugin's ADD.
+	Add func(*Pod) error
 }
 
 // Pod is a running pod: a namespace behind a veth on its node's bridge.
@@ -64,6 +69,9 @@ func (l *Lab) AddPod(n *Node, spec PodSpec) (*Pod, error) {
 	}
 	if err == nil {
 		err = p.connect()
+	}
+	if err == nil && spec.Add != nil {
+		err = spec.Add(p)
 	}
 	if err != nil {
 		p.Close()
@@ -155,6 +163,15 @@ func (p *Pod) announce() error {
 		}
 		return nil
 	})
+}
+
+// NetNS is a path of the pod's network namespace, for this process and its children.
+func (p *Pod) NetNS() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.file.Fd()) }
+
+// Describe writes the pod's manifest as the API has it once the pod runs.
+func (l *Lab) Describe(p *Pod) error {
+	p.Silent, p.Unaddressed = false, false
+	return l.describePod(p)
 }
 
 // RemovePod stops a pod: its manifest goes, then its interface. Sockets in it stay open and silent.
