@@ -103,3 +103,9 @@ func refused(err error) error {
 	}
 	return nil
 }
+
+// service is a Service of port 80 for the pods app=NAME.
+func service(namespace, name, address string) string {
+	return fmt.Sprintf(`{apiVersion: v1, kind: Service, metadata: {name: %s, namespace: %s},
+  spec: {clusterIP: %s, selector: {app: %s}, ports: [{name: http, port: 80, targetPort: http}]}}`, name, namespace, address, name)
+}

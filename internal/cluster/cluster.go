@@ -57,6 +57,7 @@ type Cluster struct {
 
 	name   string
 	config Config
+	cache  *cache
 	start  time.Time
 	control
 }
@@ -81,18 +82,17 @@ func (c *Cluster) up(ctx context.Context) (err error) {
 		return err
 	}
 	c.name = filepath.Base(c.Dir)
-	cache, err := newCache(c.say)
-	if err != nil {
+	if c.cache, err = newCache(c.say); err != nil {
 		return err
 	}
-	if err := errors.Join(cache.controlPlaneTools(ctx, &c.Tools), os.Mkdir(filepath.Join(c.Dir, "log"), 0o755)); err != nil {
+	if err := errors.Join(c.cache.controlPlaneTools(ctx, &c.Tools), os.Mkdir(filepath.Join(c.Dir, "log"), 0o755)); err != nil {
 		return err
 	}
 	if err := ownTools(ctx, &c.Tools, c.Dir); err != nil {
 		return err
 	}
 	if c.config.Nodes > 0 {
-		if err := cache.nodeTools(ctx, &c.Tools); err != nil {
+		if err := c.cache.nodeTools(ctx, &c.Tools); err != nil {
 			return err
 		}
 	}

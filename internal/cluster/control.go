@@ -50,7 +50,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(c.controlDir, "certs"), 0o755); err != nil {
 		return err
 	}
-	if err := c.writeCredentials(); err != nil {
+	if err := errors.Join(c.writeCredentials(), os.WriteFile(c.controlFile("audit.yaml"), []byte(auditPolicy), 0o644)); err != nil {
 		return err
 	}
 	// A crash of the machine may lose what was written: nobody minds, and fsync is slow on busy disks.
@@ -79,9 +79,7 @@ func (c *Cluster) startControllers(ctx context.Context) (err error) {
 	if c.controllers, err = c.startProcess("kube-controller-manager", append(common, "--kubeconfig="+c.kubeconfig("controller"),
 		"--allocate-node-cidrs", "--cluster-cidr="+PodCIDR, "--service-cluster-ip-range="+ServiceCIDR,
 		"--service-account-private-key-file="+c.controlFile("service-accounts.key"),
-		"--root-ca-file="+c.controlFile("certs/apiserver.crt"), "--use-service-account-credentials=true",
-		// Nodes restart here in seconds: what a controller waits for is shortened likewise.
-		"--node-monitor-period=1s", "--node-monitor-grace-period=16s")...); err != nil {
+		"--root-ca-file="+c.controlFile("certs/apiserver.crt"), "--use-service-account-credentials=true")...); err != nil {
 		return err
 	}
 	if c.scheduler, err = c.startProcess("kube-scheduler", append(common, "--kubeconfig="+c.kubeconfig("scheduler"))...); err != nil {
@@ -104,7 +102,8 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 		"--secure-port=6443", "--bind-address=0.0.0.0", "--advertise-address="+APIServer, "--service-cluster-ip-range="+ServiceCIDR,
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+key, "--service-account-signing-key-file="+key,
 		"--token-auth-file="+c.controlFile("tokens.csv"), "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
-		"--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP", "--shutdown-delay-duration=0s"); err != nil {
+		"--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP",
+		"--audit-policy-file="+c.controlFile("audit.yaml"), "--audit-log-path="+c.controlFile("audit.log")); err != nil {
 		return err
 	}
 	return c.awaitHealthy(ctx, c.apiserver, "https://"+APIServer+":6443/readyz")

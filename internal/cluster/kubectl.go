@@ -36,7 +36,7 @@ func (c *Cluster) KubectlAs(ctx context.Context, kubeconfig string, stdin io.Rea
 
 // KubectlCommand is a kubectl that is not started yet; c.Space.Start starts it.
 func (c *Cluster) KubectlCommand(ctx context.Context, kubeconfig string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, filepath.Join(c.Tools.Kubernetes, "kubectl"), append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
+	return command(ctx, filepath.Join(c.Tools.Kubernetes, "kubectl"), append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
 }
 
 // CommandError is a command that failed: kubectl, or one in a node or a pod.

@@ -162,14 +162,11 @@ func (n *Node) run(ctx context.Context, stdin io.Reader, command ...string) (str
 }
 
 // Command is a command on the node that is not started yet; n.Space.Start starts it.
-func (n *Node) Command(ctx context.Context, command ...string) *exec.Cmd {
+func (n *Node) Command(ctx context.Context, what ...string) *exec.Cmd {
 	enter := []string{"--target=" + strconv.Itoa(n.init.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"}
-	cmd := exec.CommandContext(ctx, "nsenter", append(enter, command...)...)
+	cmd := command(ctx, "nsenter", append(enter, what...)...) // which forks
 	cmd.Env = append(os.Environ(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // nsenter forks
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
 

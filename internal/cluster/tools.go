@@ -20,6 +20,7 @@ type Tools struct {
 	NodeInit   string // executable: internal/cluster/node
 	Debian     string // folder that holds unpacked Debian packages: usr/bin/containerd and so on
 	App        string // executable: internal/cluster/app
+	Helm       string // executable; empty until it is used
 }
 
 // applets of the executable that internal/cluster/tools/kubernetes builds.
@@ -37,7 +38,18 @@ func (c *cache) controlPlaneTools(ctx context.Context, tools *Tools) error {
 	minor := strings.Split(strings.TrimPrefix(Version, "v"), ".")
 	const at = "k8s.io/component-base/version"
 	flags := fmt.Sprintf("-s -w -X %s.gitVersion=%s -X %s.gitMajor=%s -X %s.gitMinor=%s", at, Version, at, minor[0], at, minor[1])
-	tools.Kubernetes, err = c.goBuild(ctx, "kubernetes-"+Version, filepath.Join(root, "internal/cluster/tools/kubernetes"), "k8sall", flags, applets...)
+	tools.Kubernetes, err = c.goBuild(ctx, "kubernetes-"+Version, filepath.Join(root, "internal/cluster/tools/kubernetes"), ".", "k8sall", flags, applets...)
+	return err
+}
+
+// helm builds Helm from the module that renders the chart, or finds it in the cache.
+func (c *cache) helm(ctx context.Context, tools *Tools) error {
+	root, err := sourceRoot(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := c.goBuild(ctx, "helm", filepath.Join(root, "deploy/charts"), "helm.sh/helm/v4/cmd/helm", "helm", "-s -w")
+	tools.Helm = filepath.Join(dir, "helm")
 	return err
 }
 
@@ -47,7 +59,7 @@ func (c *cache) nodeTools(ctx context.Context, tools *Tools) error {
 	if err != nil {
 		return err
 	}
-	flannel, err := c.goBuild(ctx, "flannel", filepath.Join(root, "internal/cluster/tools/flannel"), "flanneld", "-s -w")
+	flannel, err := c.goBuild(ctx, "flannel", filepath.Join(root, "internal/cluster/tools/flannel"), ".", "flanneld", "-s -w")
 	if err != nil {
 		return err
 	}
@@ -71,11 +83,15 @@ func ownTools(ctx context.Context, tools *Tools, dir string) error {
 	return nil
 }
 
-// goBuild builds the main package of a module of its own; links beside the executable point to it.
-func (c *cache) goBuild(ctx context.Context, name, module, executable, ldflags string, links ...string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(module, "*"))
-	if err != nil {
-		return "", err
+// goBuild builds a main package that a module of its own has or requires; links beside the executable point to it.
+func (c *cache) goBuild(ctx context.Context, name, module, main, executable, ldflags string, links ...string) (string, error) {
+	files := []string{filepath.Join(module, "go.mod"), filepath.Join(module, "go.sum")}
+	if main == "." {
+		own, err := filepath.Glob(filepath.Join(module, "*.go"))
+		if err != nil {
+			return "", err
+		}
+		files = append(files, own...)
 	}
 	sources := [][]byte{[]byte(ldflags)}
 	for _, file := range files {
@@ -86,7 +102,7 @@ func (c *cache) goBuild(ctx context.Context, name, module, executable, ldflags s
 		sources = append(sources, content)
 	}
 	return c.folder(name, sources, func(dir string) error {
-		if _, err := run(ctx, module, goEnv, "go", "build", "-ldflags="+ldflags, "-o", filepath.Join(dir, executable), "."); err != nil {
+		if _, err := run(ctx, module, goEnv, "go", "build", "-ldflags="+ldflags, "-o", filepath.Join(dir, executable), main); err != nil {
 			return err
 		}
 		for _, link := range links {
