@@ -31,6 +31,7 @@ type ClusterNetworkPolicy struct {
 type UnknownField struct {
 	Path string // "spec.egress[0].to[0].regions"
 	Near string // the field that may have been meant; empty if none comes near
+	Why  string // what else is wrong than that it is unknown
 }
 
 // ClusterPolicySpec is when the policy is asked, whom it guards, and its rules, the first that matches deciding.

@@ -23,12 +23,14 @@ type Timing struct {
 	Backoff  time.Duration // default 30 s
 }
 
-// State is how far a Directory has come.
+// State is how far a source has come.
 type State struct {
-	// Applied says that the directory as it is now, to the last file, is what was last applied.
+	// Applied says that what was last applied is what there is: of a Directory, as it is now, to the last file; of a
+	// Watcher, as far as the API server has told.
 	Applied bool
 	Err     error     // why not; nil if it is merely too early
 	At      time.Time // of the last successful apply; zero if there was none
+	Stale   []string  // what the API server has not told lately; what it told last stays in force
 }
 
 // Directory is a source of objects: the manifests of a directory, read again whenever they change. A set that cannot be

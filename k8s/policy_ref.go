@@ -2,6 +2,13 @@
 
 package k8s
 
+import (
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
 // PolicyRef is one version of a policy object, as a cluster knows it.
 type PolicyRef struct {
 	Kind, Namespace, Name, UID string
@@ -24,3 +31,26 @@ const (
 	ReasonTooLarge = "TooLarge" // the policies of its namespace do not fit; the pods it selects are isolated
 	ReasonRefused  = "Refused"  // the object is wrong in itself, or cannot be read
 )
+
+// PolicyRefs are those of all policy objects of a set, sorted by name.
+func (o *Objects) PolicyRefs() []PolicyRef {
+	var refs []PolicyRef
+	add := func(kind string, p metav1.Object) {
+		refs = append(refs, PolicyRef{Kind: kind, Namespace: p.GetNamespace(), Name: p.GetName(), UID: string(p.GetUID()),
+			Generation: p.GetGeneration(), ResourceVersion: p.GetResourceVersion()})
+	}
+	for _, p := range o.NetworkPolicies {
+		add("NetworkPolicy", p)
+	}
+	for _, p := range o.CiliumNetworkPolicies {
+		add("CiliumNetworkPolicy", p)
+	}
+	for _, p := range o.CiliumClusterwideNetworkPolicies {
+		add("CiliumClusterwideNetworkPolicy", p)
+	}
+	for _, p := range o.ClusterNetworkPolicies {
+		add("ClusterNetworkPolicy", p)
+	}
+	slices.SortFunc(refs, func(a, b PolicyRef) int { return strings.Compare(a.Object(), b.Object()) })
+	return refs
+}

@@ -175,7 +175,7 @@ func (c *checker) unknown(path, key string, fields map[string]reflect.Type) {
 	near := nearest(key, names)
 	switch {
 	case under(path, c.open):
-		c.unknowns = append(c.unknowns, UnknownField{join(path, key), near})
+		c.unknowns = append(c.unknowns, UnknownField{Path: join(path, key), Near: near})
 	case near != "":
 		c.bad(join(path, key), "unknown field, did you mean %s?", near)
 	default:

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sort"
 	"strings"
@@ -131,6 +132,8 @@ type translator struct {
 	byName    *lookup
 	statuses  []Status
 	problems  []error
+	// lenient: what is wrong with one object is its status, and nobody else's concern. Where it is false, problems are told.
+	lenient bool
 }
 
 func (t *translator) problem(object metav1.Object, objectName, path, format string, args ...any) {
@@ -242,24 +245,38 @@ func (t *translator) withoutPods() {
 
 // podLabels is all that selectors can see of a pod.
 func podLabels(p *corev1.Pod, namespace map[string]string) map[string]string {
-	labels := map[string]string{}
+	own := make(map[string]string, len(p.Labels))
 	for k, v := range p.Labels {
-		labels[ownKey(k)] = v
+		own[ownKey(k)] = v
 	}
-	for k, v := range namespace {
-		labels[labelNamespaceLabel+k] = v
+	return allLabels(own, accountOf(p), p.Namespace, namespace)
+}
+
+// accountOf is a pod's service account. The older name of the field is one that the API server still takes.
+func accountOf(p *corev1.Pod) string {
+	return cmp.Or(p.Spec.ServiceAccountName, p.Spec.DeprecatedServiceAccount, "default")
+}
+
+// allLabels is all that selectors can see of a pod with these labels of its own.
+func allLabels(own map[string]string, account, namespace string, namespaceLabels map[string]string) map[string]string {
+	labels := make(map[string]string, len(own)+len(namespaceLabels)+4)
+	maps.Copy(labels, own)
+	for k, v := range namespaceLabels {
+		labels[intern(labelNamespaceLabel+k)] = v
 	}
-	labels[labelNamespaceLabel+corev1.LabelMetadataName] = p.Namespace
-	labels[labelNamespace] = p.Namespace
+	labels[labelNamespaceLabel+corev1.LabelMetadataName] = namespace
+	labels[labelNamespace] = namespace
 	labels[labelCluster] = clusterName
-	// The older name of the field is one that the API server still takes.
-	labels[labelServiceAccount] = cmp.Or(p.Spec.ServiceAccountName, p.Spec.DeprecatedServiceAccount, "default")
+	labels[labelServiceAccount] = account
 	return labels
 }
 
+// isDerived says whether a label comes from elsewhere than the pod's own labels.
+func isDerived(key string) bool { return key == labelNamespace || strings.HasPrefix(key, labelCilium) }
+
 // ownKey is what a pod's own label is called among its labels.
 func ownKey(key string) string {
-	if key == labelNamespace || strings.HasPrefix(key, labelCilium) {
+	if isDerived(key) {
 		return labelOwn + key
 	}
 	return key

@@ -38,14 +38,21 @@ func (t *translator) ciliumSpec(p metav1.Object, kind string, spec *CiliumRule, 
 		out.Isolates[policy.Egress] = out.Isolates[policy.Egress] && (d.Egress == nil || *d.Egress)
 	}
 	for _, r := range rulesOf(spec, path) {
-		if len(r.nodes) > 0 && !t.options.NodeSelectorLabels {
+		byNode := len(r.nodes) > 0 && !t.options.NodeSelectorLabels
+		if byNode && !t.lenient {
 			t.problem(p, object, r.field("Nodes"), "needs --node-selector-labels; or use the entity remote-node")
 			continue
 		}
 		rule := policy.Rule{Path: r.path, Direction: r.direction, Action: r.action}
 		rule.Ports = t.ciliumPorts(object, &r)
 		rule.Peers = t.ciliumPeers(object, &r, namespace)
-		for _, u := range unsupported(&r) {
+		not := unsupported(&r)
+		if byNode {
+			rule.Peers = nil
+			not = append(not, unenforceable{r.field("Nodes"), "selecting nodes needs --node-selector-labels", "Use the entity remote-node.",
+				policy.Peer{Kind: policy.PeerEntity, Entity: policy.EntityRemoteNode}, "every other node"})
+		}
+		for _, u := range not {
 			if r.action == policy.Allow {
 				rule.Peers = nil
 				t.status(object, u.path, ReasonUnsupported, u.why+"; the rule admits nothing. "+u.remedy)

@@ -70,6 +70,10 @@ func gaps(r *clusterRule, unknown []UnknownField) []gap {
 			if u.Near != "" {
 				remedy = "Did you mean " + u.Near + "?"
 			}
+			if u.Why != "" {
+				add(u.Path, u.Why, "Correct it.")
+				continue
+			}
 			add(u.Path, "unknown field", remedy)
 		}
 	}

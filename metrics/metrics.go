@@ -18,6 +18,7 @@ type Metrics struct {
 	registry *prometheus.Registry
 
 	applies         prometheus.Histogram
+	enforced        prometheus.Histogram
 	applyFailures   prometheus.Counter
 	lastApply       prometheus.Gauge
 	imageBytes      prometheus.Gauge
@@ -40,8 +41,12 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		applies: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "weir_apply_seconds", Help: "Time from a change of the manifests or nodes, read, until the kernel enforced it.",
-			Buckets: prometheus.ExponentialBuckets(0.002, 2, 13),
+			Name: "weir_apply_seconds", Help: "Time that it took to plan a change and to write it into the kernel's tables.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
+		}),
+		enforced: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_event_to_enforced_seconds", Help: "Time from when the agent heard of a change until the kernel's tables held it.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17),
 		}),
 		applyFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_apply_failures_total", Help: "Changes that could not be applied; the state before stayed.",
@@ -72,7 +77,7 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 		Name: "weir_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.applies, m.applyFailures, m.lastApply, manifestsError, m.imageBytes, m.imageGeneration,
+	m.registry.MustRegister(m.applies, m.enforced, m.applyFailures, m.lastApply, manifestsError, m.imageBytes, m.imageGeneration,
 		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.oversized, m.audited, m.attachments, info, newCollector(datapath))
 	return m
 }
@@ -82,16 +87,26 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// Applied notes that compiled is enforced since now.
-func (m *Metrics) Applied(compiled *policy.Compiled, took time.Duration, now time.Time) {
+// Applied notes that a plan is carried out since now.
+func (m *Metrics) Applied(plan *policy.Plan, took time.Duration, now time.Time) {
+	compiled := plan.Final
 	m.applies.Observe(took.Seconds())
 	m.lastApply.Set(float64(now.UnixNano()) / 1e9)
 	m.imageBytes.Set(float64(compiled.Image.Size()))
 	m.imageGeneration.Set(float64(compiled.Image.Generation()))
-	m.identities.Set(float64(distinctIdentities(compiled)))
+	if compiled.Addresses != nil { // else they are hardly others than before
+		m.identities.Set(float64(distinctIdentities(compiled)))
+	}
 	m.endpoints.Set(float64(len(compiled.Endpoints)))
 	m.nodes.Set(float64(len(compiled.Nodes)))
 	m.audited.Set(float64(len(compiled.Image.AuditedPolicies())))
+}
+
+// Enforced notes when each of the changes that are in force since now had been received.
+func (m *Metrics) Enforced(received []time.Time, now time.Time) {
+	for _, at := range received {
+		m.enforced.Observe(now.Sub(at).Seconds())
+	}
 }
 
 // ApplyFailed notes a change that was not applied.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirnet/weir/bpf"
@@ -69,18 +70,20 @@ func after(ctx context.Context, d time.Duration) <-chan struct{} {
 	return over
 }
 
-// agent is the loop that keeps the kernel's tables and attachments equal to the manifests and the interfaces.
+// agent is the loop that keeps the kernel's tables and attachments equal to what the source says and to the interfaces.
 type agent struct {
-	cfg     agentConfig
-	log     *slog.Logger
-	source  *k8s.Directory
+	cfg agentConfig
+	log *slog.Logger
+	origin
 	kernel  kernel
 	planner *policy.Planner
 	finder  *loader.PodFinder
 	metrics *metrics.Metrics
 	status  *status
 
+	network *loader.Network // as it was looked at last
 	applied applied
+	left    atomic.Bool // weir is uninstalled: the tables are closed
 }
 
 // kernel is what the agent holds of it.
@@ -93,45 +96,55 @@ type kernel struct {
 }
 
 // serveAgent runs the agent until ctx ends; then, and after an error, all that is enforced stays enforced.
-func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (err error) {
+func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
 	lock, err := loader.LockPins(cfg.pinPath)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
+	from, err := newOrigin(cfg, log)
+	if err != nil {
+		return err
+	}
+	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now())}
+	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
+	if err := a.serve(ctx); !errors.Is(err, errUninstall) {
+		return err
+	}
+	a.left.Store(true)
+	if cfg.metricsAddr != "" {
+		stop, err := a.listen(cfg.metricsAddr)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	return a.leave(ctx)
+}
 
-	port, err := overlayPort(cfg.overlay)
-	if err != nil {
+// serve enforces until ctx ends or weir is to be uninstalled.
+func (a *agent) serve(ctx context.Context) (err error) {
+	cfg, log := a.cfg, a.log
+	if a.kernel.port, err = overlayPort(cfg.overlay); err != nil {
 		return err
 	}
-	tables, err := loader.Open(loader.Config{PinPath: cfg.pinPath, VXLANPort: port, Log: log})
-	if err != nil {
+	if a.kernel.tables, err = loader.Open(loader.Config{PinPath: cfg.pinPath, VXLANPort: a.kernel.port, Log: log}); err != nil {
 		return err
 	}
-	defer tables.Close()
-	attacher, err := loader.NewAttacher(loader.AttachConfig{PinPath: cfg.pinPath, Generic: cfg.overlay.genericXDP, Log: log})
-	if err != nil {
+	defer a.kernel.tables.Close()
+	attach := loader.AttachConfig{PinPath: cfg.pinPath, Generic: cfg.overlay.genericXDP, Log: log}
+	if a.kernel.attacher, err = loader.NewAttacher(attach); err != nil {
 		return err
 	}
-	defer attacher.Close()
-
-	source := k8s.NewDirectory(cfg.manifests, log, k8s.Timing{})
-	a := &agent{
-		cfg: cfg, log: log, source: source,
-		kernel:  kernel{tables: tables, attacher: attacher, port: port},
-		planner: policy.NewPlanner(),
-		finder:  &loader.PodFinder{Log: log},
-		metrics: metrics.New(datapath{tables}, func() bool { return source.State().Err != nil }, version()),
-		status:  newStatus(time.Now()),
-	}
+	defer a.kernel.attacher.Close()
 	defer func() { a.kernel.programs.Close() }()
+	a.metrics = metrics.New(datapath{a.kernel.tables}, func() bool { return a.origin.source.State().Err != nil }, version())
 	if live := a.restore(); live != nil {
 		log.Info("taking over what is enforced", "generation", live.Generation())
 	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
 	network, err := loader.Watch(ctx)
 	if err != nil {
 		return err
@@ -147,14 +160,14 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (err err
 	defer others.Wait()
 	defer cancel() // before waiting
 	others.Go(func() { a.logEvents(ctx) })
-	sets := make(chan set)
+	updates := make(chan news)
 	others.Go(func() {
-		if err := a.source.Run(ctx, func(o *k8s.Objects) error { return submit(ctx, sets, o) }); err != nil {
-			log.Error("manifests are no longer watched", "error", err)
+		if err := a.origin.source.Run(ctx, func(u k8s.Update) error { return submit(ctx, updates, u) }); err != nil {
+			log.Error("the source is no longer watched", "error", err)
 			cancel()
 		}
 	})
-	return a.loop(ctx, sets, network)
+	return a.loop(ctx, updates, network)
 }
 
 // overlayPort is the tunnel port as far as it is known before any manifest: the tables need it to keep pods off it.
@@ -173,17 +186,16 @@ func overlayPort(c overlayConfig) (uint16, error) {
 	return tunnel.Port, nil
 }
 
-// set is a set of objects on its way to the loop, which answers whether it is enforced.
-type set struct {
-	objects *k8s.Objects
-	read    time.Time
-	answer  chan<- error
+// news is an Update on its way to the loop, which answers whether it is enforced.
+type news struct {
+	update *k8s.Update
+	answer chan<- error
 }
 
-func submit(ctx context.Context, to chan<- set, o *k8s.Objects) error {
+func submit(ctx context.Context, to chan<- news, u k8s.Update) error {
 	answer := make(chan error, 1)
 	select {
-	case to <- set{o, time.Now(), answer}:
+	case to <- news{&u, answer}:
 	case <-ctx.Done():
 		return nil // not refused: nobody looked
 	}
@@ -196,21 +208,24 @@ func submit(ctx context.Context, to chan<- set, o *k8s.Objects) error {
 }
 
 // loop works at every piece of news, and again after a moment while something is missing.
-func (a *agent) loop(ctx context.Context, sets <-chan set, network <-chan struct{}) error {
+func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan struct{}) error {
 	upkeep := time.NewTicker(upkeepInterval)
 	defer upkeep.Stop()
-	retry, delay := time.NewTimer(time.Hour), retryFirst
+	retry, delay, due := time.NewTimer(time.Hour), retryFirst, false
 	defer retry.Stop()
 	settled, settling := time.NewTimer(time.Hour), false
 	defer settled.Stop()
 	for {
 		a.status.beat(time.Now())
-		var news set
+		var update news
+		look := true // at the interfaces
 		select {
 		case <-ctx.Done():
 			return nil
-		case news = <-sets:
-			delay = retryFirst
+		case <-a.uninstall:
+			return errUninstall
+		case update = <-updates:
+			look = false
 		case <-network:
 			a.meet()
 			if !settling { // sets and claims do not wait for it
@@ -221,19 +236,24 @@ func (a *agent) loop(ctx context.Context, sets <-chan set, network <-chan struct
 		case <-settled.C:
 			settling, delay = false, retryFirst // an interface comes first, its address a moment later
 		case <-retry.C:
-			delay = min(2*delay, retryLast)
+			due, delay = false, min(2*delay, retryLast)
 		case <-upkeep.C:
 			a.upkeep()
 		}
-		again, err := a.work(ctx, news)
+		again, err := a.work(ctx, update, look)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if retry.Stop(); again {
+		switch {
+		case again && !due: // one that is due stays so: Updates may follow each other closely
+			due = true
 			retry.Reset(delay)
+		case !again && look:
+			due, delay = false, retryFirst
+			retry.Stop()
 		}
 	}
 }
@@ -254,7 +274,7 @@ func (a *agent) listen(addr string) (stop func(), err error) {
 		return nil, fmt.Errorf("serve metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", a.metrics.Handler())
+	mux.HandleFunc("/metrics", a.serveMetrics)
 	mux.HandleFunc("/healthz", a.status.serveHealth)
 	mux.HandleFunc("/readyz", a.serveReady)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}

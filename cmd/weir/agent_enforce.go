@@ -6,8 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -27,44 +27,66 @@ var (
 
 // applied is what is enforced.
 type applied struct {
-	objects  *k8s.Objects
-	read     *policy.Model // as the manifests say
-	model    *policy.Model // and as the host's interfaces and routes complete it
+	some     bool // anything is
+	model    func() *policy.Model
+	facts    *facts
+	statuses []k8s.Status
+	overflow []policy.Overflow
+	refs     []k8s.PolicyRef
 	compiled *policy.Compiled
 	veterans map[string]bool // pods of the first plan not found yet, by podKey: they ran before anything guarded them
 	decap    decapChoice
-	behind   bool // the tables may be: an Apply failed half-way
+	behind   bool // the tables may be: an Apply failed half-way, and the planner does not know the model
 }
 
-// work makes the kernel's state what manifests and interfaces ask for. news is a new set of objects, or empty if only the
-// interfaces may have changed. What fails is named in log and status, and the state before stays. again asks for another
-// round soon. An error means that the agent cannot do its work on this host.
-func (a *agent) work(ctx context.Context, news set) (again bool, err error) {
-	network, err := loader.Observe()
+// work makes the kernel's state what the source and the interfaces ask for. news is an Update, or empty if only the
+// interfaces may have changed; look says whether they may have. What fails is named in log and status, and the state before
+// stays. again asks for another round soon. An error means that the agent cannot do its work on this host.
+func (a *agent) work(ctx context.Context, news news, look bool) (again bool, err error) {
+	if look || a.network == nil {
+		err = a.observe()
+	}
+	var moved bool // local pods have come, gone or changed their addresses
 	if err == nil {
-		err = a.enforce(ctx, network, news)
+		moved, err = a.enforce(ctx, news)
 	}
 	if news.answer != nil {
-		defer func(verdict error) { news.answer <- verdict }(err) // when the set's pods are attached, too
+		defer func(verdict error) { news.answer <- verdict }(err) // when the pods are attached, too
 	}
 	switch {
 	case ctx.Err() != nil:
 		return false, nil
-	case a.applied.objects == nil:
-		return false, nil // nothing of ours to keep up yet; the source tries its set again
+	case !a.applied.some:
+		return false, nil // nothing of ours to keep up yet; the source tries its Update again
 	case err != nil && news.answer != nil:
-		return true, nil // the source tells, and tries its set again; the set before it is kept up
+		return true, nil // the source tells, and tries again; the state before is kept up
 	case err != nil:
-		a.fail("keep up with manifests and interfaces", err)
+		a.fail("keep up with source and interfaces", err)
 		return true, nil
+	case !look && !moved && a.kernel.programs != nil:
+		return false, nil // whoever is missing is looked for later
+	case !look:
+		if err := a.observe(); err != nil { // a new pod comes with a new interface
+			a.fail("keep up with interfaces", err)
+			return true, nil
+		}
 	}
-	missing, err := a.settle(ctx, network)
+	missing, err := a.settle(ctx)
 	if err != nil {
 		a.fail("attach", err)
 		return true, a.fatal(err)
 	}
 	a.status.settled(missing)
 	return len(missing) > 0, nil
+}
+
+// observe looks at the host's interfaces, addresses and routes.
+func (a *agent) observe() error {
+	network, err := loader.Observe()
+	if err == nil {
+		a.network = network
+	}
+	return err
 }
 
 // fatal is err if the agent shall end: what never worked is a mistake in the configuration, better told by the exit code.
@@ -76,65 +98,101 @@ func (a *agent) fatal(err error) error {
 	return nil
 }
 
-// enforce brings the tables up to a new set of objects, or to the present one on changed routes.
-func (a *agent) enforce(ctx context.Context, n *loader.Network, news set) error {
-	objects := news.objects
-	if objects == nil {
-		objects = a.applied.objects
-	}
-	if objects == nil {
-		return nil
-	}
-	read, statuses := a.applied.read, []k8s.Status(nil)
-	if objects != a.applied.objects {
-		var err error
-		if read, statuses, err = k8s.Translate(objects, a.cfg.node, a.cfg.policy); err != nil {
-			return fmt.Errorf("translate manifests: %w", err)
+// enforce brings the tables up to an Update, or to what is known already on changed routes. moved says whether local pods
+// have come, gone or changed their addresses.
+func (a *agent) enforce(ctx context.Context, news news) (moved bool, err error) {
+	update := news.update
+	if update == nil {
+		if !a.applied.some {
+			return false, nil
 		}
+		update = &k8s.Update{Model: a.applied.model, Changes: &policy.Changes{}, Statuses: a.applied.statuses, Policies: a.applied.refs}
 	}
-	tunnel, err := a.tunnel(n, read)
-	if err != nil {
-		return err
+	start := time.Now()
+	plan, facts, err := a.plan(update)
+	if err == nil && plan != nil {
+		err = a.apply(ctx, plan)
 	}
-	model := withFacts(read, n, tunnel)
-	if objects == a.applied.objects && reflect.DeepEqual(model.Nodes, a.applied.model.Nodes) && !a.applied.behind {
-		return nil
-	}
-	start := news.read
-	if start.IsZero() {
-		start = time.Now()
-	}
-	compiled, err := a.apply(ctx, model)
 	if err != nil {
 		a.metrics.ApplyFailed()
-		return err
+		return false, err
 	}
-	if objects != a.applied.objects {
-		a.report(statuses, compiled.Image.AuditedPolicies())
+	now := time.Now()
+	a.applied.facts, a.applied.model, a.applied.some = facts, update.Model, true
+	if plan != nil {
+		moved = a.applied.compiled == nil || !sameEndpoints(a.applied.compiled.Endpoints, plan.Final.Endpoints)
+		a.applied.compiled = plan.Final
+		a.metrics.Applied(plan, now.Sub(start), now)
+		a.logApplied(plan, now.Sub(start))
 	}
-	a.applied.objects, a.applied.read, a.applied.model, a.applied.compiled = objects, read, model, compiled
-	took := time.Since(start)
-	a.metrics.Applied(compiled, took, time.Now())
-	a.log.Info("applied", "generation", compiled.Image.Generation(), "policies", len(model.Policies), "pods", len(compiled.Endpoints),
-		"nodes", len(model.Nodes), "image_bytes", compiled.Image.Size(), "took", took)
-	return nil
+	if news.update != nil {
+		a.metrics.Enforced(update.Received, now)
+		a.report(update, plan, now)
+	}
+	return moved, nil
 }
 
-// apply compiles the model and writes it into the tables.
-func (a *agent) apply(ctx context.Context, m *policy.Model) (*policy.Compiled, error) {
-	plan, err := a.planner.Plan(m)
-	if err != nil {
-		return nil, fmt.Errorf("compile policies: %w", err)
+// plan is the way to an Update; nil if everything is there already.
+func (a *agent) plan(update *k8s.Update) (*policy.Plan, *facts, error) {
+	if update.Changes != nil && a.applied.some && !a.applied.behind {
+		plan, facts, err := a.planChanges(update)
+		if !errors.Is(err, policy.ErrNoModel) {
+			return plan, facts, err
+		}
 	}
+	model := *update.Model()
+	node := &policy.Node{}
+	if i := slices.IndexFunc(model.Nodes, func(n policy.Node) bool { return n.Name == model.Node }); i >= 0 {
+		node = &model.Nodes[i]
+	}
+	tunnel, err := a.tunnel(a.network, node)
+	if err != nil {
+		return nil, nil, err
+	}
+	facts := newFacts(&model, a.network, tunnel)
+	model.Nodes = facts.nodes()
+	plan, err := a.planner.Plan(&model)
+	if err != nil {
+		return nil, nil, fmt.Errorf("compile policies: %w", err)
+	}
+	return plan, facts, nil
+}
+
+// planChanges plans what the source says has changed, and what the host has.
+func (a *agent) planChanges(update *k8s.Update) (*policy.Plan, *facts, error) {
+	c := *update.Changes
+	own := a.applied.facts.read[a.cfg.node]
+	for i := range c.NodesChanged {
+		if c.NodesChanged[i].Name == a.cfg.node {
+			own = c.NodesChanged[i]
+		}
+	}
+	tunnel, err := a.tunnel(a.network, &own)
+	if err != nil {
+		return nil, nil, err
+	}
+	facts := a.applied.facts.with(&c, a.network, tunnel, func() []policy.Pod { return update.Model().Pods })
+	c.NodesChanged, c.GoneNodes = facts.since(a.applied.facts)
+	if c.Empty() {
+		return nil, facts, nil
+	}
+	plan, err := a.planner.PlanChanges(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("compile changes: %w", err)
+	}
+	return plan, facts, nil
+}
+
+// apply writes a plan into the tables.
+func (a *agent) apply(ctx context.Context, plan *policy.Plan) error {
 	if err := a.kernel.tables.Apply(ctx, plan); err != nil {
 		if !errors.Is(err, loader.ErrTooLarge) { // then nothing was written
 			a.applied.behind = true
 			a.restore()
 		}
-		return nil, err
+		return err
 	}
 	a.planner.Commit(plan)
-	a.reportOversized(plan.Overflow)
 	a.applied.behind = false
 	if a.applied.veterans == nil {
 		a.applied.veterans = map[string]bool{}
@@ -142,7 +200,23 @@ func (a *agent) apply(ctx context.Context, m *policy.Model) (*policy.Compiled, e
 			a.applied.veterans[podKey(e)] = true
 		}
 	}
-	return plan.Final, nil
+	return nil
+}
+
+func (a *agent) logApplied(plan *policy.Plan, took time.Duration) {
+	level := slog.LevelInfo
+	if plan.Delta != nil && plan.Interim == nil && !plan.Swap {
+		level = slog.LevelDebug // addresses only
+	}
+	a.log.Log(context.Background(), level, "applied", "generation", plan.Final.Image.Generation(), "policies", len(a.applied.refs),
+		"pods", len(plan.Final.Endpoints), "nodes", len(a.applied.facts.known), "image_bytes", plan.Final.Image.Size(), "took", took)
+}
+
+// sameEndpoints says whether two plans have the same local pods under the same addresses.
+func sameEndpoints(a, b []policy.Endpoint) bool {
+	return slices.EqualFunc(a, b, func(a, b policy.Endpoint) bool {
+		return a.Slot == b.Slot && a.Pod == b.Pod && a.UID == b.UID && slices.Equal(a.Addrs, b.Addrs)
+	})
 }
 
 // restore tells the planner what the kernel's tables hold.
@@ -156,8 +230,9 @@ func (a *agent) restore() *policy.Image {
 }
 
 // settle loads the programs and attaches them where they belong.
-func (a *agent) settle(ctx context.Context, n *loader.Network) (missing map[string]error, err error) {
-	tunnel, err := a.tunnel(n, a.applied.model)
+func (a *agent) settle(ctx context.Context) (missing map[string]error, err error) {
+	n := a.network
+	tunnel, err := a.tunnel(n, a.applied.facts.own())
 	if err != nil {
 		return nil, err
 	}
@@ -170,40 +245,6 @@ func (a *agent) settle(ctx context.Context, n *loader.Network) (missing map[stri
 func (a *agent) fail(what string, err error) {
 	if a.status.fail(err) {
 		a.log.Error(what, "error", err)
-	}
-}
-
-// report tells what is not enforced as written, once for each set of objects.
-func (a *agent) report(statuses []k8s.Status, audited []string) {
-	var admitNothing []string
-	for _, s := range statuses {
-		if s.Reason == k8s.ReasonAudited {
-			a.log.Info("under audit", "object", s.Object, "message", s.Message)
-			continue
-		}
-		a.log.Warn("not enforced as written", "object", s.Object, "field", s.Path, "reason", s.Reason, "message", s.Message)
-		if s.Reason == k8s.ReasonUnsupported {
-			admitNothing = append(admitNothing, s.Object+" "+s.Path)
-		}
-	}
-	a.status.setUnenforceable(admitNothing)
-	a.status.setAudited(audited)
-	a.metrics.Unenforceable(len(admitNothing))
-}
-
-// reportOversized tells whose policies are not enforced as written because they are too large.
-func (a *agent) reportOversized(overflow []policy.Overflow) {
-	texts := make([]string, len(overflow))
-	for i, o := range overflow {
-		texts[i] = o.String()
-	}
-	a.metrics.Oversized(len(overflow))
-	if !a.status.setOversized(texts) {
-		return
-	}
-	for _, o := range overflow {
-		a.log.Warn("policies too large, the pods they select are isolated", "namespace", o.Namespace, "policies", len(o.Policies), "what", o.What,
-			"cost", o.Cost, "size", o.Size, "limit", o.Limit)
 	}
 }
 
@@ -310,4 +351,4 @@ func (a *agent) underlayNames(n *loader.Network, t *loader.Tunnel) ([]string, er
 	return slices.Compact(names), nil
 }
 
-func (a *agent) nodeAddrs() []netip.Addr { return own(a.applied.model).Underlay }
+func (a *agent) nodeAddrs() []netip.Addr { return a.applied.facts.own().Underlay }

@@ -43,9 +43,16 @@ func (s *status) settled(missing map[string]error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.missing, s.ready = missing, true
-	if !errors.Is(s.failure, errStopping) {
+	if !errors.Is(s.failure, errStopping) && !errors.Is(s.failure, errUninstall) {
 		s.failure = nil
 	}
+}
+
+// unguarded is why a pod ("namespace/name") is not guarded; nil if it is, or nobody here knows it.
+func (s *status) unguarded(pod string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.missing[pod]
 }
 
 // fail notes an error and says whether it is news.
@@ -106,10 +113,12 @@ func (s *status) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// serveReady answers 200 only if the manifests as they are at this moment are enforced. Pods that have no interface yet do
+// serveReady answers 200 only if the source's state is enforced: of a directory, the manifests as they are at this moment; of
+// a cluster, what its API server has told, since it first told everything. An API server that does not answer does not
+// count against that: what it told last is enforced. Pods that have no interface yet do
 // not count against that: nothing reaches them either. They are listed.
 func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
-	source := a.source.State()
+	source := a.origin.source.State()
 	s := a.status
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +130,7 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	case !s.ready:
 		err = errors.New("the agent is starting")
 	case !source.Applied:
-		err = errors.New("the manifests have just changed")
+		err = errors.New("what is to be enforced has just changed")
 	}
 	if err != nil {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
@@ -129,6 +138,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	}
 	var body strings.Builder
 	body.WriteString("ready\n")
+	for _, kind := range source.Stale {
+		fmt.Fprintf(&body, "the API server does not tell; what it told last is enforced: %s\n", kind)
+	}
 	for _, name := range sortedNames(s.missing) {
 		fmt.Fprintf(&body, "not guarded yet: %v\n", s.missing[name])
 	}

@@ -13,7 +13,7 @@ import (
 // guardStrays puts the programs on the veths of pods that are not known yet, and returns where those are. What passes
 // there has the reason unknown_endpoint: it is counted, and dropped where that is asked for.
 func (a *agent) guardStrays(n *loader.Network, t *loader.Tunnel) (strays []loader.Device, err error) {
-	if a.kernel.programs == nil || a.applied.model == nil {
+	if a.kernel.programs == nil || !a.applied.some {
 		return nil, nil
 	}
 	except := map[int]bool{}
@@ -29,7 +29,7 @@ func (a *agent) guardStrays(n *loader.Network, t *loader.Tunnel) (strays []loade
 		except[d.Ifindex] = true
 	}
 	var errs []error
-	for _, d := range a.finder.PodLike(n, own(a.applied.model).PodCIDRs, except) {
+	for _, d := range a.finder.PodLike(n, a.applied.facts.own().PodCIDRs, except) {
 		strays = append(strays, d)
 		if !a.kernel.attacher.Attached(bpf.HookPodTx, d.Ifindex) {
 			a.log.Debug("a pod's interface is there, the pod is not known yet", "interface", d.Name)
@@ -45,10 +45,10 @@ func (a *agent) guardStrays(n *loader.Network, t *loader.Tunnel) (strays []loade
 // meet guards interfaces that have just come, before anything else is found out about them.
 func (a *agent) meet() {
 	n, err := loader.Observe()
-	if err != nil || a.applied.model == nil {
+	if err != nil || !a.applied.some {
 		return // work follows
 	}
-	t, err := a.tunnel(n, a.applied.model)
+	t, err := a.tunnel(n, a.applied.facts.own())
 	if err == nil {
 		_, err = a.guardStrays(n, t)
 	}

@@ -46,7 +46,9 @@ func TestAgentConfig(t *testing.T) {
 
 func TestAgentConfigIsRefusedByName(t *testing.T) {
 	for flags, want := range map[string]string{
-		"":                                    "--manifests is missing",
+		"":                                    "--node is missing",
+		"--manifests /m --kubeconfig /k":      "--manifests is for none",
+		"--node n --daemonset weir":           `--daemonset "weir": want NAMESPACE/NAME`,
 		"--manifests /m --decap peel":         `--decap "peel": want auto or inspect or strip`,
 		"--manifests /m --vxlan-port 0":       `--vxlan-port "0"`,
 		"--manifests /m --vxlan-vni 16777216": `--vxlan-vni "16777216"`,

@@ -20,18 +20,23 @@ import (
 	"github.com/weirnet/weir/k8s"
 )
 
-const agentHelp = `Usage: weir agent --manifests DIR [--node NAME] [flags]
+const agentHelp = `Usage: weir agent --node NAME [--kubeconfig FILE] [flags]
+       weir agent --manifests DIR [--node NAME] [flags]
        weir agent cleanup [--pin-path DIR]
 
-Enforces the policies of a directory of Kubernetes manifests on this node: Nodes, Namespaces, Pods, Services,
-EndpointSlices, NetworkPolicies, CiliumNetworkPolicies, ClusterNetworkPolicies. Changes of the directory are applied as they
-happen; a set that is wrong is refused as a whole and by name, and the last good one stays enforced.
+Enforces the policies of a cluster on this node: NetworkPolicies, CiliumNetworkPolicies, CiliumClusterwideNetworkPolicies
+and ClusterNetworkPolicies, as far as the cluster has these kinds. Without --kubeconfig it reaches the API server as a pod
+of the cluster does. An object that is wrong is enforced as far as it can be read, and keeps nothing else from being
+enforced. While the API server does not answer, what it told last stays enforced.
+
+With --manifests it enforces the policies of a directory of Kubernetes manifests instead. Changes of the directory are
+applied as they happen; a set that is wrong is refused as a whole and by name, and the last good one stays enforced.
 
 Enforcement outlives the agent: SIGTERM and kill -9 leave it as it is, and the next agent takes over without a gap.
 "weir agent cleanup" takes weir off this node.
 
---metrics-addr serves /metrics, /healthz (200 while the agent works) and /readyz (200 once the manifests as they are now
-are enforced, else 503 and why).
+--metrics-addr serves /metrics, /healthz (200 while the agent works) and /readyz (200 once the cluster's policies, or the
+manifests as they are now, are enforced, else 503 and why).
 
 Flags, which a YAML file given by --config can hold under the same names (flags win):
 `
@@ -43,7 +48,9 @@ const (
 
 // agentConfig is what the flags and the config file say.
 type agentConfig struct {
-	manifests   string
+	manifests   string // empty: the cluster's
+	kubeconfig  string // empty: as a pod
+	daemonSet   string // the agent's own, "namespace/name"; empty: none
 	node        string
 	pinPath     string
 	metricsAddr string
@@ -72,6 +79,7 @@ type logConfig struct {
 type agentFlags struct {
 	set                                       *flag.FlagSet
 	config, manifests, node, underlay         *string
+	kubeconfig, daemonSet                     *string
 	port, vni                                 *string
 	decap, spoofCheck, unknownEndpoint, xdp   *string
 	pinPath, metricsAddr, logFormat, logLevel *string
@@ -85,13 +93,14 @@ func newAgentFlags(output io.Writer) *agentFlags {
 		fmt.Fprint(set.Output(), agentHelp)
 		set.PrintDefaults()
 	}
-	hostname, _ := os.Hostname()
 	return &agentFlags{
 		set:             set,
 		policy:          newPolicyFlags(set),
 		config:          set.String("config", "", "YAML `FILE` that holds these flags by their names"),
-		manifests:       set.String("manifests", "", "directory of Kubernetes YAML, `DIR` (required); others must not be able to write to it"),
-		node:            set.String("node", hostname, "`NAME` of this node among the manifests' Nodes"),
+		manifests:       set.String("manifests", "", "directory of Kubernetes YAML, `DIR`; others must not be able to write to it"),
+		kubeconfig:      set.String("kubeconfig", "", "`FILE` that says how to reach the API server; default: as a pod of the cluster does"),
+		daemonSet:       set.String("daemonset", "", "`NAMESPACE/NAME` of the agent's own DaemonSet: annotated with "+k8s.UninstallAnnotation+"=true, it takes weir off the nodes"),
+		node:            set.String("node", "", "`NAME` of this node among the Nodes; with --manifests the default is the host's name"),
 		underlay:        set.String("underlay", "", "underlay interfaces, `IF,...`; default: those below the VXLAN device, or with the node's InternalIP"),
 		port:            set.String("vxlan-port", "", "UDP `PORT` of the overlay; default: that of the VXLAN device, else 8472"),
 		vni:             set.String("vxlan-vni", "", "VXLAN network identifier, `VNI`; default: that of the VXLAN device, else 1"),
@@ -200,7 +209,7 @@ func (f *agentFlags) check() (agentConfig, error) {
 		return value
 	}
 	c := agentConfig{
-		manifests: *f.manifests, node: *f.node, pinPath: *f.pinPath, metricsAddr: *f.metricsAddr,
+		manifests: *f.manifests, kubeconfig: *f.kubeconfig, daemonSet: *f.daemonSet, node: *f.node, pinPath: *f.pinPath, metricsAddr: *f.metricsAddr,
 		overlay: overlayConfig{
 			decap:        choice("decap", *f.decap, "auto", "inspect", "strip"),
 			enforceSpoof: choice("spoof-check", *f.spoofCheck, "observe", "enforce") == "enforce",
@@ -213,8 +222,14 @@ func (f *agentFlags) check() (agentConfig, error) {
 	if c.policy, err = f.policy.options(); err != nil {
 		errs = append(errs, err)
 	}
-	if c.manifests == "" {
-		errs = append(errs, errors.New("read flags: --manifests is missing"))
+	if c.manifests != "" && c.kubeconfig+c.daemonSet != "" {
+		errs = append(errs, errors.New("read flags: --kubeconfig and --daemonset are for a cluster, --manifests is for none"))
+	}
+	if namespace, name, ok := strings.Cut(c.daemonSet, "/"); c.daemonSet != "" && (!ok || namespace == "" || name == "") {
+		bad("daemonset", c.daemonSet, "NAMESPACE/NAME")
+	}
+	if c.node == "" && c.manifests != "" {
+		c.node, _ = os.Hostname()
 	}
 	if c.node == "" {
 		errs = append(errs, errors.New("read flags: --node is missing"))

@@ -29,7 +29,7 @@ const (
 
 func verbs() []verb {
 	return []verb{
-		{"agent", "enforce the policies of a directory of manifests on this node", runAgent},
+		{"agent", "enforce a cluster's policies, or those of a directory of manifests, on this node", runAgent},
 		{"bench", "measure what the program on the NIC costs", runBench},
 		{"check", "ask the datapath what it would do, without a cluster", runCheck},
 		{"demo", "show it on a lab of real kernel parts", runDemo},

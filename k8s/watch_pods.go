@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package k8s
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weirnet/weir/policy"
+)
+
+// podObject is what is kept of a Pod: a cluster has many, and most of a Pod is of no use to policy.
+type podObject struct {
+	policy.Pod                     // but for the labels; Addrs are those that the API says
+	own          map[string]string // the pod's own labels, as policy knows them
+	account      string
+	created      int64 // seconds
+	hostNetwork  bool
+	finished     bool
+	misaddressed string // why status.podIPs is not read; empty: it is
+}
+
+// GetObjectMeta lets a reflector tell pods apart.
+func (p *podObject) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}
+}
+
+func newPodObject(p *corev1.Pod) *podObject {
+	out := &podObject{created: p.CreationTimestamp.Unix(), hostNetwork: p.Spec.HostNetwork,
+		finished: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed}
+	out.Namespace, out.Name, out.UID, out.Node = intern(p.Namespace), p.Name, string(p.UID), intern(p.Spec.NodeName)
+	if out.hostNetwork || out.finished {
+		return out
+	}
+	out.own = make(map[string]string, len(p.Labels))
+	for k, v := range p.Labels {
+		out.own[intern(ownKey(k))] = intern(v)
+	}
+	out.account = intern(accountOf(p))
+	out.Ports = namedPorts(p)
+	for i := range out.Ports {
+		out.Ports[i].Name = intern(out.Ports[i].Name)
+	}
+	var families [2]bool
+	for _, addr := range podAddrs(p) {
+		addr = addr.Unmap().WithZone("")
+		family := 0
+		if addr.Is6() {
+			family = 1
+		}
+		if families[family] {
+			out.misaddressed = fmt.Sprintf("%s is a second address of its family; it is not the pod's to policy", addr)
+			continue
+		}
+		families[family] = true
+		out.Addrs = append(out.Addrs, addr)
+	}
+	return out
+}
+
+// intern is one string for equal ones, as long as somebody has it.
+func intern(s string) string { return unique.Make(s).Value() }
+
+// podRecord is a pod in the mirror.
+type podRecord struct {
+	policy.Pod // Labels are those of set; Addrs those that the pod claims, by the API's word or else by its plugin's
+	created    int64
+	set        *labelSet
+	trouble    string
+	claim      *claim // holds while the API says no address
+}
+
+// labelSet is the labels of all pods that have the same: pods of a workload are many.
+type labelSet struct {
+	key       string
+	namespace string
+	labels    map[string]string
+	pods      int
+}
+
+type podID struct{ namespace, name string }
+
+// podMirror is the pods, and who has which address.
+type podMirror struct {
+	records   map[podID]*podRecord
+	sets      map[string]*labelSet
+	portLists map[string][]policy.NamedPort
+	holders   map[netip.Addr]*podRecord   // the one of those that claim an address who has it
+	contested map[netip.Addr][]*podRecord // where several do
+	claims    map[podID]*claim            // that the API has not caught up with
+	dirty     map[podID]bool
+	moved     map[netip.Addr]bool // addresses that may have another holder than at the last flush
+	statuses  map[podID][]Status
+	labelsOf  map[string]map[string]string // of namespaces
+}
+
+func newPodMirror() podMirror {
+	return podMirror{records: map[podID]*podRecord{}, sets: map[string]*labelSet{}, portLists: map[string][]policy.NamedPort{},
+		holders: map[netip.Addr]*podRecord{}, contested: map[netip.Addr][]*podRecord{}, claims: map[podID]*claim{}, dirty: map[podID]bool{}, moved: map[netip.Addr]bool{},
+		statuses: map[podID][]Status{}, labelsOf: map[string]map[string]string{}}
+}
+
+// put notes a pod as the API has it now. It says whether anything about it has changed that policy can see.
+func (m *podMirror) put(p *podObject) bool {
+	id := podID{p.Namespace, p.Name}
+	if p.hostNetwork || p.finished {
+		return m.remove(id)
+	}
+	old := m.records[id]
+	c := m.claims[id]
+	switch {
+	case c == nil:
+	case old != nil && c.UID != "" && old.UID == c.UID && p.UID != c.UID: // another pod has come under the name
+		delete(m.claims, id)
+		c.end(fmt.Errorf("pod %s/%s: %w", id.namespace, id.name, ErrPodGone))
+		c = nil
+	case !c.of(p.UID): // of a pod that is yet to come
+		c = nil
+	case len(p.Addrs) > 0:
+		if c.settled = true; len(c.waiters) == 0 {
+			delete(m.claims, id)
+		}
+		c = nil
+	}
+	r := &podRecord{Pod: p.Pod, created: p.created, trouble: p.misaddressed, claim: c}
+	if c != nil {
+		r.Addrs = c.Addrs
+	}
+	r.Ports = m.ports(p.Ports)
+	r.set = m.labelSet(p)
+	r.Labels = r.set.labels
+	if old != nil {
+		if old.set == r.set && old.UID == r.UID && old.Node == r.Node && old.created == r.created && old.trouble == r.trouble && old.claim == r.claim &&
+			slices.Equal(old.Addrs, r.Addrs) && slices.Equal(old.Ports, r.Ports) {
+			m.release(r.set)
+			return false
+		}
+		m.drop(old)
+	}
+	m.records[id] = r
+	for _, addr := range r.Addrs {
+		m.take(addr, r)
+	}
+	m.dirty[id] = true
+	return true
+}
+
+// remove notes that a pod is gone, or has no address of its own.
+func (m *podMirror) remove(id podID) bool {
+	if c := m.claims[id]; c != nil {
+		r := m.records[id]
+		if r != nil && c.of(r.UID) {
+			delete(m.claims, id)
+			c.end(fmt.Errorf("pod %s/%s: %w", id.namespace, id.name, ErrPodGone))
+		}
+	}
+	r := m.records[id]
+	if r == nil {
+		return false
+	}
+	delete(m.records, id)
+	m.drop(r)
+	m.dirty[id] = true
+	return true
+}
+
+// drop takes a record's addresses and labels back.
+func (m *podMirror) drop(r *podRecord) {
+	for _, addr := range r.Addrs {
+		m.give(addr, r)
+	}
+	m.release(r.set)
+}
+
+// take lets a pod claim an address. The newest of those that do has it: the address manager has given it away again, and
+// the API has not heard yet that the pod before it is gone.
+func (m *podMirror) take(addr netip.Addr, r *podRecord) {
+	m.moved[addr] = true
+	holder := m.holders[addr]
+	if holder == nil {
+		m.holders[addr] = r
+		return
+	}
+	if m.contested[addr] == nil {
+		m.contested[addr] = []*podRecord{holder}
+	}
+	m.contested[addr] = append(m.contested[addr], r)
+	m.contest(addr)
+}
+
+func (m *podMirror) give(addr netip.Addr, r *podRecord) {
+	m.moved[addr] = true
+	rivals := m.contested[addr]
+	if rivals == nil {
+		if m.holders[addr] == r {
+			delete(m.holders, addr)
+		}
+		return
+	}
+	m.contested[addr] = slices.DeleteFunc(rivals, func(other *podRecord) bool { return other == r })
+	m.contest(addr)
+}
+
+// contest finds out whose a contested address is.
+func (m *podMirror) contest(addr netip.Addr) {
+	rivals := m.contested[addr]
+	m.holders[addr] = slices.MaxFunc(rivals, comparePodAge)
+	for _, r := range rivals {
+		m.dirty[podID{r.Namespace, r.Name}] = true
+	}
+	if len(rivals) == 1 {
+		delete(m.contested, addr)
+	}
+}
+
+// comparePodAge orders pods by how likely they have an address now: a plugin's word is newer than all of the API's.
+func comparePodAge(a, b *podRecord) int {
+	claimed := func(r *podRecord) int64 {
+		if r.claim != nil {
+			return r.claim.number
+		}
+		return 0
+	}
+	switch {
+	case claimed(a) != claimed(b):
+		return int(claimed(a) - claimed(b))
+	case a.created != b.created:
+		return int(a.created - b.created)
+	case a.UID != b.UID:
+		return strings.Compare(a.UID, b.UID)
+	}
+	return comparePods(&a.Pod, &b.Pod)
+}
+
+// labelSet is the set that a pod's labels are, which counts it from now on.
+func (m *podMirror) labelSet(p *podObject) *labelSet {
+	var key strings.Builder
+	key.WriteString(p.Namespace)
+	key.WriteByte(0)
+	key.WriteString(p.account)
+	for _, k := range keysOf(p.own) {
+		key.WriteByte(0)
+		key.WriteString(k)
+		key.WriteByte(0)
+		key.WriteString(p.own[k])
+	}
+	set := m.sets[key.String()]
+	if set == nil {
+		set = &labelSet{key: key.String(), namespace: p.Namespace, labels: allLabels(p.own, p.account, p.Namespace, m.labelsOf[p.Namespace])}
+		m.sets[set.key] = set
+	}
+	set.pods++
+	return set
+}
+
+func (m *podMirror) release(set *labelSet) {
+	if set.pods--; set.pods == 0 {
+		delete(m.sets, set.key)
+	}
+}
+
+// ports is one list for equal ones.
+func (m *podMirror) ports(ports []policy.NamedPort) []policy.NamedPort {
+	if len(ports) == 0 {
+		return nil
+	}
+	key := fmt.Sprint(ports)
+	if known, ok := m.portLists[key]; ok {
+		return known
+	}
+	if len(m.portLists) >= maxPortLists {
+		clear(m.portLists)
+	}
+	m.portLists[key] = ports
+	return ports
+}
+
+// maxPortLists bounds what is kept of lists of ports that nobody may have any more.
+const maxPortLists = 4096
+
+// relabel gives the pods of a namespace its labels.
+func (m *podMirror) relabel(namespace string, labels map[string]string) {
+	if labels == nil {
+		delete(m.labelsOf, namespace)
+	} else {
+		m.labelsOf[namespace] = labels
+	}
+	fresh := map[*labelSet]bool{}
+	for _, set := range m.sets {
+		if set.namespace != namespace {
+			continue
+		}
+		own := map[string]string{}
+		for k, v := range set.labels {
+			if !isDerived(k) {
+				own[k] = v
+			}
+		}
+		set.labels = allLabels(own, set.labels[labelServiceAccount], namespace, labels)
+		fresh[set] = true
+	}
+	if len(fresh) == 0 {
+		return
+	}
+	for id, r := range m.records {
+		if fresh[r.set] {
+			r.Labels = r.set.labels
+			m.dirty[id] = true
+		}
+	}
+}
+
+// placed says whether the node that a pod runs on is known: before that, nobody knows which way leads there.
+func (m *mirror) placed(r *podRecord) bool { return m.nodes.objects[r.Node] != nil }
+
+// effective is what policy is to know of a pod; false if nothing.
+func (m *mirror) effective(r *podRecord) (policy.Pod, bool) {
+	pod := r.Pod
+	if r.Node == "" || !m.placed(r) {
+		return pod, false
+	}
+	lost := func(addr netip.Addr) bool { return m.pods.holders[addr] != r || m.nodes.taken[addr] }
+	if slices.ContainsFunc(r.Addrs, lost) {
+		pod.Addrs = slices.DeleteFunc(slices.Clone(r.Addrs), lost)
+	}
+	return pod, len(pod.Addrs) > 0
+}
+
+// flushPods says what has become of the pods that have changed.
+func (m *mirror) flushPods(c *policy.Changes) {
+	for id := range m.pods.dirty {
+		r := m.pods.records[id]
+		if r != nil {
+			if pod, ok := m.effective(r); ok {
+				c.Pods = append(c.Pods, pod)
+			} else {
+				c.GonePods = append(c.GonePods, id.namespace+"/"+id.name)
+			}
+		} else {
+			c.GonePods = append(c.GonePods, id.namespace+"/"+id.name)
+		}
+		if statuses := m.podStatuses(r); !slices.Equal(statuses, m.pods.statuses[id]) {
+			if m.statusDirty = true; len(statuses) == 0 {
+				delete(m.pods.statuses, id)
+			} else {
+				m.pods.statuses[id] = statuses
+			}
+		}
+	}
+	clear(m.pods.dirty)
+	slices.SortFunc(c.Pods, func(a, b policy.Pod) int { return comparePods(&a, &b) })
+	slices.Sort(c.GonePods)
+}
+
+// podStatuses tells why a pod, or one of its addresses, is not guarded.
+func (m *mirror) podStatuses(r *podRecord) []Status {
+	if r == nil || len(r.Addrs) == 0 && r.trouble == "" {
+		return nil
+	}
+	object := "Pod " + r.Namespace + "/" + r.Name
+	var out []Status
+	if r.trouble != "" {
+		out = append(out, Status{object, "status.podIPs", ReasonInvalid, r.trouble})
+	}
+	if r.Node == "" || !m.placed(r) {
+		return append(out, Status{object, "spec.nodeName", ReasonUnresolved,
+			fmt.Sprintf("there is no Node %q; the pod's addresses are nobody's to policy until there is", r.Node)})
+	}
+	for _, addr := range r.Addrs {
+		if m.nodes.taken[addr] {
+			out = append(out, Status{object, "status.podIPs", ReasonInvalid,
+				fmt.Sprintf("%s belongs to Node %s; it is not the pod's to policy", addr, m.nodes.owners[addr])})
+		} else if holder := m.pods.holders[addr]; holder != r {
+			out = append(out, Status{object, "status.podIPs", ReasonInvalid,
+				fmt.Sprintf("%s belongs to pod %s now, which is newer; it is not this pod's to policy any more", addr, holder.Key())})
+		}
+	}
+	return out
+}
