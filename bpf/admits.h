@@ -75,7 +75,7 @@ __noinline int pod_admits(const struct flow_key *key, __u32 pod, __u32 peer, __u
 		struct service *service = service_find(key->daddr, key->dport, key->protocol);
 
 		if (service)
-			return !row_enforced(image_plane_row(image_at(half), how & 1, pod, DIRECTION_EGRESS)) ||
+			return !service->count || !row_enforced(image_plane_row(image_at(half), how & 1, pod, DIRECTION_EGRESS)) ||
 			       (service_judge(service, pod, key->protocol, half, how & 1) & BACKENDS_ANSWER) != BACKENDS_NONE;
 	}
 	image = image_at(half);

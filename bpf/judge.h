@@ -305,7 +305,9 @@ static __always_inline enum reason judge_row(struct decision *d, struct packet *
 			doubt(d, (answer & BACKENDS_AUDIT) * (CELL_AUDIT / BACKENDS_AUDIT));
 			if ((answer & BACKENDS_ANSWER) == BACKENDS_ALL)
 				return REASON_SERVICE;
-			if ((answer & BACKENDS_ANSWER) == BACKENDS_MIXED)
+			/* Nothing takes new connections; what there are go on to the backend that they have, if it is admitted. */
+			if ((answer & BACKENDS_ANSWER) == BACKENDS_MIXED ||
+			    (!service->count && p->protocol == IPPROTO_TCP && !p->opening))
 				return REASON_SERVICE_MIXED;
 			return flow_answers(d, p, s->from_peer, PLANE_ENFORCED) == FLOW_REPLY ? REASON_REPLY : REASON_DENIED_SERVICE;
 		}

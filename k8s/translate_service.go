@@ -42,13 +42,15 @@ func (t *translator) services() {
 // translateService is a Service with what stands behind its ports; listed is false if no address leads to it.
 func translateService(s *corev1.Service, behind func(portKey) []endpoint) (service policy.Service, listed bool) {
 	service = policy.Service{Namespace: s.Namespace, Name: s.Name}
-	if s.Spec.Type == corev1.ServiceTypeExternalName {
-		return service, false
+	if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == corev1.ClusterIPNone {
+		return service, false // nobody translates its addresses, whatever else it says
 	}
 	texts := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
 	texts = append(texts, s.Spec.ExternalIPs...)
 	for _, ingress := range s.Status.LoadBalancer.Ingress {
-		texts = append(texts, ingress.IP)
+		if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {
+			texts = append(texts, ingress.IP)
+		} // else packets go to the load balancer, as to any address outside
 	}
 	for _, text := range texts {
 		if addr, err := netip.ParseAddr(text); err == nil {
@@ -65,17 +67,19 @@ func translateService(s *corev1.Service, behind func(portKey) []endpoint) (servi
 	return service, len(service.Addrs) > 0 || service.NodePorts
 }
 
-// backends are the ready ones, else those that still serve while they terminate: what kube-proxy sends to.
+// backends are the ready ones, else those that still serve while they terminate: what kube-proxy sends to, in each family
+// (CategorizeEndpoints of pkg/proxy/topology.go).
 func backends(all []endpoint) []netip.AddrPort {
 	chosen := map[netip.AddrPort]bool{}
-	for _, fallback := range []bool{false, true} {
-		for _, e := range all {
-			if e.fallback == fallback {
-				chosen[e.addr] = true
-			}
+	ready := map[bool]bool{} // by family
+	for _, e := range all {
+		if !e.fallback {
+			chosen[e.addr], ready[e.addr.Addr().Is4()] = true, true
 		}
-		if len(chosen) > 0 {
-			break
+	}
+	for _, e := range all {
+		if e.fallback && !ready[e.addr.Addr().Is4()] {
+			chosen[e.addr] = true
 		}
 	}
 	var addrs []netip.AddrPort
@@ -139,7 +143,7 @@ func eachSliceEndpoint(s *discoveryv1.EndpointSlice, each func(portKey, endpoint
 }
 
 // sliceEndpoint reads one endpoint. Of several addresses kube-proxy uses the first. A condition that is not given counts as
-// ready, and serving as ready.
+// ready and serving.
 func sliceEndpoint(e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
 	if len(e.Addresses) == 0 {
 		return endpoint{}, false
@@ -155,6 +159,6 @@ func sliceEndpoint(e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
 		return *condition
 	}
 	ready := is(e.Conditions.Ready, true)
-	serving, terminating := is(e.Conditions.Serving, ready), is(e.Conditions.Terminating, false)
+	serving, terminating := is(e.Conditions.Serving, true), is(e.Conditions.Terminating, false)
 	return endpoint{addr: netip.AddrPortFrom(addr, port), fallback: !ready}, ready || serving && terminating
 }

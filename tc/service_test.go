@@ -36,6 +36,20 @@ func TestServicesAreJudgedByTheirBackends(t *testing.T) {
 	})
 }
 
+// Where nothing takes new connections, what there are go on: the backend that they have is judged after translation.
+func TestServiceWithoutBackends(t *testing.T) {
+	model := lt.Model()
+	model.Services[2].Ports[0].Backends = nil
+	knobs := bpf.DefaultKnobs()
+	c := lt.New(t, knobs, model)
+	refused := egress(drop(bpf.ReasonDeniedService))
+	walk(t, c, []step{
+		{"a new connection", tx, lt.Locked, syn(lt.Locked, lt.ServiceClient, 80), refused},
+		{"an open one", tx, lt.Locked, tcp(lt.Locked, 1, lt.ServiceClient, 80, packet.ACK), egress(pass(bpf.ReasonServiceMixed))},
+		{"of a pod that may go anywhere", tx, lt.Open, syn(lt.Open, lt.ServiceClient, 80), egress(pass(bpf.ReasonNotIsolated))},
+	})
+}
+
 // A backend on the node itself passes no hook after translation: unless it is admitted, a mixed set is refused.
 func TestServiceWithBackendOnTheHost(t *testing.T) {
 	for _, test := range []struct {

@@ -30,12 +30,14 @@ func (o *Oracle) services(s side) (backends []backend, found bool) {
 	peer, packet := s.peer, s.packet
 	nodePorts := s.host() || peer.Node != "" && o.owners[peer.Addr].Node == peer.Node
 	for _, svc := range o.objects.Services {
-		if svc.Spec.Type == corev1.ServiceTypeExternalName {
-			continue
+		if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone {
+			continue // a name, or a list of names, and no address
 		}
 		texts := slices.Concat([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs, svc.Spec.ExternalIPs)
 		for _, i := range svc.Status.LoadBalancer.Ingress {
-			texts = append(texts, i.IP)
+			if i.IPMode == nil || *i.IPMode == corev1.LoadBalancerIPModeVIP {
+				texts = append(texts, i.IP)
+			} // else the load balancer itself has the address
 		}
 		own := slices.ContainsFunc(texts, func(text string) bool {
 			addr, err := netip.ParseAddr(text)
@@ -56,8 +58,8 @@ func (o *Oracle) services(s side) (backends []backend, found bool) {
 	return backends, found
 }
 
-// backends are the ready endpoints of a Service port, or if there is none those that still serve while they terminate.
-func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort) []backend {
+// backends are the ready endpoints of a Service port, or if a family has none those that still serve while they terminate.
+func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort) (used []backend) {
 	var ready, leaving []backend
 	sliced := false
 	for _, slice := range o.objects.EndpointSlices {
@@ -78,7 +80,7 @@ func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort) []backend {
 			}
 			for _, e := range slice.Endpoints {
 				isReady := e.Conditions.Ready == nil || *e.Conditions.Ready
-				serves := e.Conditions.Serving == nil && isReady || e.Conditions.Serving != nil && *e.Conditions.Serving
+				serves := e.Conditions.Serving == nil || *e.Conditions.Serving
 				terminates := e.Conditions.Terminating != nil && *e.Conditions.Terminating
 				switch {
 				case len(e.Addresses) == 0:
@@ -105,10 +107,12 @@ func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort) []backend {
 			}
 		}
 	}
-	if len(ready) > 0 {
-		return ready
+	for _, b := range leaving {
+		if !slices.ContainsFunc(ready, func(r backend) bool { return r.party.Addr.Is4() == b.party.Addr.Is4() }) {
+			used = append(used, b)
+		}
 	}
-	return leaving
+	return append(used, ready...)
 }
 
 func (o *Oracle) addBackend(backends []backend, text string, port int32) []backend {
