@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirnet/weir/k8s"
+)
+
+// cluster is a stateful fake of what WeirNodes are written to.
+type cluster struct {
+	mu      sync.Mutex
+	nodes   map[string]NodeStatus
+	writes  []time.Time
+	failing error
+}
+
+func newCluster() *cluster { return &cluster{nodes: map[string]NodeStatus{}} }
+
+func (c *cluster) WriteNode(_ context.Context, name string, s NodeStatus) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writes = append(c.writes, time.Now())
+	if c.failing != nil {
+		return c.failing
+	}
+	c.nodes[name] = s
+	return nil
+}
+
+func (c *cluster) node(name string) NodeStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[name]
+}
+
+func (c *cluster) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.writes)
+}
+
+func (c *cluster) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failing = err
+}
+
+// busiest is the most writes of any time as long as d.
+func (c *cluster) busiest(d time.Duration) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	most, first := 0, 0
+	for i := range c.writes {
+		for c.writes[i].Sub(c.writes[first]) >= d {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// fleet starts reporters; they end with the test.
+func fleet(t *testing.T, ctx context.Context, c *cluster, size int) []*Reporter {
+	t.Helper()
+	reporters := make([]*Reporter, size)
+	for i := range reporters {
+		reporters[i] = NewReporter(ReporterConfig{Node: fmt.Sprintf("n%d", i), Version: "v1", BootID: "boot", Writer: c,
+			Fleet: func() (int, int) { return i, size }, Log: quiet()})
+		go reporters[i].Run(ctx)
+	}
+	return reporters
+}
+
+func refs(kind string, versions ...int) []k8s.PolicyRef {
+	out := make([]k8s.PolicyRef, len(versions))
+	for i, v := range versions {
+		out[i] = k8s.PolicyRef{Kind: kind, Namespace: "shop", Name: fmt.Sprintf("p%d", i), UID: fmt.Sprintf("u%d", i), Generation: 1, ResourceVersion: strconv.Itoa(v)}
+	}
+	return out
+}
+
+func mark(s NodeStatus, kind string) string {
+	for _, k := range s.Kinds {
+		if k.Kind == kind {
+			return k.ResourceVersion
+		}
+	}
+	return ""
+}
+
+// bubble runs a test on a clock that moves only when everybody waits.
+func bubble(t *testing.T, test func(t *testing.T, ctx context.Context)) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		test(t, ctx)
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestSmallClusterIsToldWithinASecond(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		for _, r := range fleet(t, ctx, c, 3) {
+			r.Applied(refs("NetworkPolicy", 7, 12, 9), nil, time.Now())
+		}
+		time.Sleep(time.Second)
+		for _, name := range []string{"n0", "n1", "n2"} {
+			s := c.node(name)
+			if mark(s, "NetworkPolicy") != "12" || s.Policies != 3 || s.Phase != PhaseEnforcing || s.AgentVersion != "v1" || s.BootID != "boot" {
+				t.Errorf("%s: %+v", name, s)
+			}
+		}
+		if n := c.count(); n != 3 {
+			t.Errorf("%d writes, want 3", n)
+		}
+	})
+}
+
+func TestVersionsAreComparedAsNumbers(t *testing.T) {
+	got := marks(append(refs("NetworkPolicy", 99, 100), refs("CiliumNetworkPolicy", 1000, 9)...))
+	want := []KindMark{{"CiliumNetworkPolicy", "1000", 2}, {"NetworkPolicy", "100", 2}}
+	if !slices.Equal(got, want) {
+		t.Errorf("marks are %v, want %v", got, want)
+	}
+}
+
+// A mark is never higher than what is enforced, also when the policy that made it so high has gone, or the cluster was
+// restored from a backup with lower versions.
+func TestMarkIsThatOfThePoliciesThatThereAre(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		r := fleet(t, ctx, c, 1)[0]
+		for _, versions := range [][]int{{5, 90}, {5}, {3}, {3, 4}} {
+			r.Applied(refs("NetworkPolicy", versions...), nil, time.Now())
+			time.Sleep(3 * time.Second)
+			if got, want := mark(c.node("n0"), "NetworkPolicy"), strconv.Itoa(slices.Max(versions)); got != want {
+				t.Errorf("with %v the mark is %s, want %s", versions, got, want)
+			}
+		}
+	})
+}
+
+func TestWhatHasNotChangedIsNotWritten(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		r := fleet(t, ctx, c, 1)[0]
+		for range 1000 { // pods come and go
+			r.Applied(refs("NetworkPolicy", 5), nil, time.Now())
+			time.Sleep(20 * time.Millisecond)
+		}
+		if n := c.count(); n != 1 {
+			t.Errorf("%d writes, want 1", n)
+		}
+		time.Sleep(2 * time.Hour)
+		if n := c.count(); n < 8 || n > 130 {
+			t.Errorf("%d writes in two hours of nothing", n)
+		}
+	})
+}
+
+func TestWhatSomebodyDeletedComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		r := fleet(t, ctx, c, 1)[0]
+		r.Applied(refs("NetworkPolicy", 5), nil, time.Now())
+		time.Sleep(time.Second)
+		c.mu.Lock()
+		delete(c.nodes, "n0")
+		c.mu.Unlock()
+		time.Sleep(2 * maxRefresh)
+		if mark(c.node("n0"), "NetworkPolicy") != "5" {
+			t.Error("it did not")
+		}
+	})
+}
+
+func TestFailureKeepsTheMark(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		r := fleet(t, ctx, c, 1)[0]
+		r.Applied(refs("NetworkPolicy", 5), nil, time.Now())
+		time.Sleep(time.Second)
+		r.Failed(errors.New("no room"), time.Now())
+		time.Sleep(2 * time.Second)
+		if s := c.node("n0"); s.Phase != PhaseFailing || s.Failure != "no room" || mark(s, "NetworkPolicy") != "5" || s.Policies != 1 {
+			t.Errorf("after a failure: %+v", s)
+		}
+		r.Applied(refs("NetworkPolicy", 5), nil, time.Now()) // the same as before
+		time.Sleep(2 * time.Second)
+		if s := c.node("n0"); s.Phase != PhaseEnforcing || s.Failure != "" {
+			t.Errorf("after it is mended: %+v", s)
+		}
+	})
+}
+
+func TestOutageIsBackedOffAndOvercome(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		r := fleet(t, ctx, c, 1)[0]
+		c.fail(errors.New("no server"))
+		r.Applied(refs("NetworkPolicy", 5), nil, time.Now())
+		time.Sleep(10 * time.Minute)
+		if n := c.count(); n < 7 || n > 25 {
+			t.Errorf("%d attempts in 10 minutes", n)
+		}
+		r.Applied(refs("NetworkPolicy", 5, 6), nil, time.Now())
+		c.fail(nil)
+		time.Sleep(2 * time.Minute)
+		if mark(c.node("n0"), "NetworkPolicy") != "6" {
+			t.Error("it is not published afterwards")
+		}
+	})
+}
+
+func TestCleanedIsTheLastWord(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		r := fleet(t, ctx, c, 1)[0]
+		r.Applied(refs("NetworkPolicy", 5), nil, time.Now())
+		time.Sleep(time.Second)
+		c.fail(errors.New("no server"))
+		time.AfterFunc(5*time.Second, func() { c.fail(nil) })
+		if err := r.Cleaned(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if s := c.node("n0"); s.Phase != PhaseCleaned || len(s.Kinds) != 0 {
+			t.Errorf("%+v", s)
+		}
+		r.Applied(refs("NetworkPolicy", 6), nil, time.Now())
+		time.Sleep(time.Minute)
+		if s := c.node("n0"); s.Phase != PhaseCleaned {
+			t.Errorf("then %+v", s)
+		}
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		c.fail(errors.New("no server"))
+		other := fleet(t, ctx, c, 1)[0]
+		if err := other.Cleaned(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("without a server: %v", err)
+		}
+	})
+}
+
+// 5,000 nodes see a change every ten seconds, meet an outage of the server, and half of them start anew together.
+func TestFleetKeepsToItsRate(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		const size = 5000
+		c := newCluster()
+		first, end := context.WithCancel(ctx)
+		defer end()
+		reporters := append(fleet(t, first, c, size)[:size/2], fleet(t, ctx, c, size)[size/2:]...)
+		all := func(reporters []*Reporter, v int) {
+			for _, r := range reporters {
+				r.Applied(refs("NetworkPolicy", v), nil, time.Now())
+			}
+		}
+		start := time.Now()
+		for v := range 120 {
+			all(reporters, v)
+			time.Sleep(10 * time.Second)
+			switch v {
+			case 30:
+				c.fail(errors.New("no server"))
+			case 45:
+				c.fail(nil)
+			case 80:
+				end()
+				synctest.Wait()
+				copy(reporters, fleet(t, ctx, c, size)[:size/2])
+			}
+		}
+		all(reporters, 1000)
+		time.Sleep(2 * size * time.Second / FleetRate)
+		elapsed := time.Since(start)
+		behind := 0
+		for i := range reporters {
+			if mark(c.node(fmt.Sprintf("n%d", i)), "NetworkPolicy") != "1000" {
+				behind++
+			}
+		}
+		if behind > 0 {
+			t.Errorf("%d nodes have not told of the last change", behind)
+		}
+		rate, second, ten := float64(c.count())/elapsed.Seconds(), c.busiest(time.Second), c.busiest(10*time.Second)
+		t.Logf("%d writes in %v: %.1f a second; at most %d in any second, %d in any 10 s", c.count(), elapsed, rate, second, ten)
+		if rate > 50 || second > 50 || ten > 500 {
+			t.Error("that is too much")
+		}
+	})
+}
+
+// One change in a quiet fleet: everybody writes once, evenly, and it is over when it should be.
+func TestFleetTakesTurns(t *testing.T) {
+	for _, size := range []int{2, 45, 500, 5000} {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			c := newCluster()
+			for _, r := range fleet(t, ctx, c, size) {
+				r.Applied(refs("NetworkPolicy", 1), nil, time.Now())
+			}
+			start := time.Now()
+			expected := time.Duration(size)*time.Second/FleetRate + settleTime
+			time.Sleep(expected)
+			if n := c.count(); n != size {
+				t.Errorf("%d nodes: %d have written after %v", size, n, expected)
+			}
+			took := c.writes[len(c.writes)-1].Sub(start)
+			if most := c.busiest(time.Second); most > 50 {
+				t.Errorf("%d nodes: %d writes in one second", size, most)
+			}
+			t.Logf("%d nodes: all told within %v, at most %d writes in any second", size, took.Round(time.Millisecond), c.busiest(time.Second))
+		})
+	}
+}
+
+func TestExceptionsAreBounded(t *testing.T) {
+	var statuses []k8s.Status
+	for i := range 3000 {
+		statuses = append(statuses,
+			k8s.Status{Object: fmt.Sprintf("CiliumNetworkPolicy shop/p%04d", i), Path: "spec.egress[0].toFQDNs", Reason: k8s.ReasonUnsupported, Message: strings.Repeat("é", 1000)},
+			k8s.Status{Object: fmt.Sprintf("CiliumNetworkPolicy shop/p%04d", i), Path: "spec.egress[1].toFQDNs", Reason: k8s.ReasonUnsupported, Message: "why"})
+	}
+	list, omitted := exceptions(statuses, 77)
+	size, detailed, named := 0, 0, map[string]bool{}
+	for _, e := range list {
+		size += len(e.Kind) + len(e.Name) + len(e.Field) + len(e.Message) + 80
+		named[e.Name] = true
+		if e.Message != "" {
+			detailed++
+		}
+	}
+	if len(list) > maxExceptions || detailed > maxDetails || size > 150_000 || len(named)+omitted != 3000 || omitted == 0 {
+		t.Errorf("%d exceptions, %d with details, about %d bytes, of %d policies; %d omitted", len(list), detailed, size, len(named), omitted)
+	}
+	other, _ := exceptions(statuses, 500)
+	detailedOf := func(list []Exception) (names []string) {
+		for _, e := range list {
+			if e.Message != "" {
+				names = append(names, e.Name)
+			}
+		}
+		return names
+	}
+	if slices.Equal(detailedOf(list), detailedOf(other)) {
+		t.Error("two nodes tell the details of the same policies")
+	}
+}
+
+func TestExceptionsAreOfPoliciesOnly(t *testing.T) {
+	list, omitted := exceptions([]k8s.Status{
+		{Object: "Node n1", Reason: k8s.ReasonDiffers, Message: "backend"},
+		{Object: "CiliumNetworkPolicy shop/a", Reason: k8s.ReasonAudited, Message: "under audit"},
+		{Object: "CiliumNetworkPolicy shop/b", Path: "spec.egress[0]", Reason: k8s.ReasonDiffers, Message: "is read so"},
+		{Object: "ClusterNetworkPolicy all", Path: "spec.ingress[0]", Reason: k8s.ReasonUnsupported, Message: "cannot"},
+	}, 0)
+	want := []Exception{
+		{"ClusterNetworkPolicy", "", "all", k8s.ReasonUnsupported, "spec.ingress[0]", "cannot"},
+		{"CiliumNetworkPolicy", "shop", "b", k8s.ReasonDiffers, "spec.egress[0]", "is read so"},
+	}
+	if !slices.Equal(list, want) || omitted != 0 {
+		t.Errorf("got %+v, %d omitted", list, omitted)
+	}
+}
