@@ -108,6 +108,14 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
 	}
 	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now())}
 	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
+	if a.api != nil {
+		p, err := newPublisher(a)
+		if err != nil {
+			return err
+		}
+		a.reporter = p
+		go p.run(ctx)
+	}
 	if err := a.serve(ctx); !errors.Is(err, errUninstall) {
 		return err
 	}
