@@ -82,6 +82,7 @@ type agent struct {
 	status  *status
 
 	network *loader.Network // as it was looked at last
+	devices devices
 	applied applied
 	left    atomic.Bool // weir is uninstalled: the tables are closed
 }
@@ -221,6 +222,8 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 	defer upkeep.Stop()
 	retry, delay, due := time.NewTimer(time.Hour), retryFirst, false
 	defer retry.Stop()
+	loss := time.NewTicker(lossInterval)
+	defer loss.Stop()
 	settled, settling := time.NewTimer(time.Hour), false
 	defer settled.Stop()
 	for {
@@ -247,6 +250,11 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 			due, delay = false, min(2*delay, retryLast)
 		case <-upkeep.C:
 			a.upkeep()
+		case <-loss.C:
+			if !a.kernel.attacher.Lost() {
+				continue
+			}
+			a.log.Warn("a program was taken off its interface")
 		}
 		again, err := a.work(ctx, update, look)
 		if ctx.Err() != nil {
