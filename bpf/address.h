@@ -60,7 +60,8 @@ static __always_inline int address_is_pod(__u64 entry)
 	return address_kind(entry) == ADDRESS_LOCAL_POD || address_kind(entry) == ADDRESS_REMOTE_POD;
 }
 
-static __always_inline __u64 address_lookup(__u32 addr)
+/* The trie's answer, which is the whole one while state.cidr4_entries is zero after it was asked. */
+static __always_inline __u64 address_in_trie(__u32 addr)
 {
 	__u64 entry = ARRAY_OF(addr4)[addr >> 16];
 
@@ -71,6 +72,13 @@ static __always_inline __u64 address_lookup(__u32 addr)
 		if ((__s64)entry < 0)
 			entry = *(volatile __u64 *)(blocks + ((__u32)entry & addr4_mask) + (addr << 3 & 0x7f8));
 	}
+	return entry;
+}
+
+static __always_inline __u64 address_lookup(__u32 addr)
+{
+	__u64 entry = address_in_trie(addr);
+
 	if (ARRAY_OF(state)->cidr4_entries) {
 		struct cidr4_key key = {.prefix_len = 32};
 		__be32 wire = bpf_htonl(addr);

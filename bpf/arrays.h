@@ -40,5 +40,8 @@ ARRAY(state, struct shared_state); /* one */
  */
 ARRAY(flow_filter, __u64);
 
+/* One bit for each word of flow_filter that is not zero: small enough to stay in the fastest cache. Two halves, likewise. */
+ARRAY(flow_summary, __u64);
+
 /* Assured flows by owning endpoint slot: counted up by the programs, recounted by the sweep. MAX_ENDPOINTS. */
 ARRAY(flow_counts, __u64);

@@ -15,20 +15,22 @@ import (
 
 // ABI is the version of everything that outlives the agent: map shapes, image layout, enum numbers. Pins carry it, and
 // pins of another version are refused.
-const ABI = 2
+const ABI = 3
 
 // Limits of the tables, as in maps.h; a test compares them.
 const (
-	MaxRules        = 16384
-	MaxEndpoints    = 4096
-	MaxNodes        = 8192
-	MaxBackends     = 15
-	CounterSlots    = uint32(HookCount) * uint32(DirectionCount) * uint32(VerdictCount) * uint32(ReasonCount)
-	FlowFilterWords = 16384 // of one half
-	Addr4Root       = 65536
-	Addr4Block      = 256
-	EventBytes      = 128
-	NodeUnderlay    = 2 // addresses of a node that need no lookup
+	MaxRules         = 16384
+	MaxEndpoints     = 4096
+	MaxNodes         = 8192
+	MaxBackends      = 15
+	CounterSlots     = uint32(HookCount) * uint32(DirectionCount) * uint32(VerdictCount) * uint32(ReasonCount)
+	FlowFilterBits   = 14
+	FlowFilterWords  = 1 << FlowFilterBits // of one half
+	FlowSummaryWords = FlowFilterWords / 64
+	Addr4Root        = 65536
+	Addr4Block       = 256
+	EventBytes       = 128
+	NodeUnderlay     = 2 // addresses of a node that need no lookup
 )
 
 // Flags of address entries, nodes, Services, backends and flows, as in maps.h.
@@ -133,6 +135,7 @@ func (k Knobs) configure(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) e
 	binary.BigEndian.PutUint32(header[4:], k.VNI<<8)
 	values := map[string]any{
 		"vxlan_port":            k.VXLANPort,
+		"vxlan_port_wire":       k.VXLANPort<<8 | k.VXLANPort>>8, // programs are little-endian
 		"vxlan_vni":             k.VNI,
 		"vxlan_any_vni":         flag(k.AnyVNI),
 		"xdp_frags":             flag(k.Frags),

@@ -60,8 +60,8 @@ func TestLimitsAreThoseOfTheMaps(t *testing.T) {
 	}
 	for name, want := range map[string]uintptr{
 		"endpoints": MaxEndpoints * unsafe.Sizeof(Endpoint{}), "nodes": MaxNodes * unsafe.Sizeof(Node{}),
-		"state": unsafe.Sizeof(State{}), "flow_filter": 2 * FlowFilterWords * 8, "addr4": Addr4Root * 8,
-		"flow_counts": MaxEndpoints * 8,
+		"state": unsafe.Sizeof(State{}), "flow_filter": 2 * FlowFilterWords * 8, "flow_summary": 2 * FlowSummaryWords * 8,
+		"addr4": Addr4Root * 8, "flow_counts": MaxEndpoints * 8,
 	} {
 		if m := spec.Maps[name]; uintptr(m.ValueSize) != want || m.MaxEntries != 1 {
 			t.Errorf("map %s has %d elements of %d bytes in C, one of %d in Go", name, m.MaxEntries, m.ValueSize, want)

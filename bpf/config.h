@@ -10,6 +10,8 @@
 
 /* UDP port of the overlay, host order. Linux, and flannel with it, uses 8472. */
 volatile const __u16 vxlan_port = 8472;
+/* The same as it stands in a header. */
+volatile const __be16 vxlan_port_wire = 0x1821;
 /* VXLAN network identifier, 24 bits. flannel: 1. */
 volatile const __u32 vxlan_vni = 1;
 /* 1: any identifier is ours: Cilium sends the sender's identity in its place. 0: only vxlan_vni. */

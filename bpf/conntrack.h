@@ -62,12 +62,18 @@ static __always_inline int flow_key_mirrored(const struct packet *p, struct flow
 	return !p->opening;
 }
 
+static __always_inline int flow_filter_has(__u64 hash)
+{
+	__u32 half = ARRAY_OF(state)->flow_filter & 1;
+
+	if (!(ARRAY_OF(flow_summary)[flow_summary_word(hash) + half * FLOW_SUMMARY_WORDS] >> flow_summary_bit(hash) & 1))
+		return 0;
+	return ARRAY_OF(flow_filter)[flow_filter_word(hash) + half * FLOW_FILTER_WORDS] >> flow_filter_bit(hash) & 1;
+}
+
 static __always_inline int flow_filter_hit(const struct flow_key *key)
 {
-	__u64 hash = flow_hash(key);
-	__u32 at = flow_filter_word(hash) + (ARRAY_OF(state)->flow_filter & 1) * FLOW_FILTER_WORDS;
-
-	return ARRAY_OF(flow_filter)[at] >> (hash & 63) & 1;
+	return flow_filter_has(flow_hash(key));
 }
 
 /* May there be a flow that p answers? */
@@ -78,16 +84,26 @@ static __always_inline int flow_filter_mirror(const struct packet *p)
 	return flow_key_mirrored(p, &key) && flow_filter_hit(&key);
 }
 
-/* Sets the bit in both halves: whichever half a concurrent sweep is refilling, the flow is found in it. */
+/* A bit of flow_filter is never set while that of flow_summary is not, but where a sweep is wiping them out. */
+static __always_inline void flow_half_set(__u64 hash, __u32 half)
+{
+	volatile __u64 *word = ARRAY_OF(flow_filter) + flow_filter_word(hash) + half * FLOW_FILTER_WORDS;
+	volatile __u64 *summary = ARRAY_OF(flow_summary) + flow_summary_word(hash) + half * FLOW_SUMMARY_WORDS;
+	__u64 bit = 1ULL << flow_filter_bit(hash);
+
+	if (*word & bit)
+		return;
+	__sync_fetch_and_or(summary, 1ULL << flow_summary_bit(hash));
+	__sync_fetch_and_or(word, bit);
+}
+
+/* Both halves: whichever of them a concurrent sweep is refilling, the flow is found in it. */
 static __always_inline void flow_filter_set(const struct flow_key *key)
 {
-	__u64 hash = flow_hash(key), bit = 1ULL << (hash & 63);
-	volatile __u64 *word = ARRAY_OF(flow_filter) + flow_filter_word(hash);
+	__u64 hash = flow_hash(key);
 
-	if (!(word[0] & bit))
-		__sync_fetch_and_or(&word[0], bit);
-	if (!(word[FLOW_FILTER_WORDS] & bit))
-		__sync_fetch_and_or(&word[FLOW_FILTER_WORDS], bit);
+	flow_half_set(hash, 0);
+	flow_half_set(hash, 1);
 }
 
 static __always_inline __u64 flow_lifetime_ns(const struct flow *flow, __u8 protocol)

@@ -17,16 +17,39 @@
 #define FLOW_DATAGRAM_SECONDS 180	/* UDP, SCTP and others */
 #define FLOW_ICMP_SECONDS 30
 
-/* Two multiplications (Fibonacci hashing, Knuth TAOCP 6.4); only the filter uses it, and a false hit costs one lookup. */
-static __always_inline __u64 flow_hash(const struct flow_key *key)
+/*
+ * Two multiplications (Fibonacci hashing, Knuth TAOCP 6.4), whose upper bits are the good ones; only the filter uses it, and a
+ * false hit costs one lookup. The order of addresses and ports is that of the packet which the flow's mirror is, so that the
+ * NIC's program takes both from the frame as they stand.
+ */
+static __always_inline __u64 flow_hash_of(__u64 addrs, __u32 ports, __u8 protocol)
 {
-	__u64 hash = ((__u64)key->saddr << 32 | key->daddr) * 0x9E3779B97F4A7C15ULL;
-
-	hash ^= ((__u64)key->sport << 32 | (__u64)key->dport << 16 | key->protocol) * 0xC2B2AE3D27D4EB4FULL;
-	return hash ^ hash >> 32;
+	return addrs * 0x9E3779B97F4A7C15ULL ^ ((__u64)protocol << 32 | ports) * 0xC2B2AE3D27D4EB4FULL;
 }
 
-static __always_inline __u32 flow_filter_word(__u64 hash)
+static __always_inline __u64 flow_hash(const struct flow_key *key)
 {
-	return (hash >> 6) & (FLOW_FILTER_WORDS - 1);
+	return flow_hash_of((__u64)key->daddr << 32 | key->saddr, (__u32)key->dport << 16 | key->sport, key->protocol);
+}
+
+/* Which bit of a half is the hash's: the upper bits say which word, the next six which of its bits. */
+static __always_inline __u64 flow_filter_word(__u64 hash)
+{
+	return hash >> (64 - FLOW_FILTER_BITS);
+}
+
+static __always_inline __u64 flow_filter_bit(__u64 hash)
+{
+	return hash >> (58 - FLOW_FILTER_BITS) & 63;
+}
+
+/* Which bit of a half's summary is that word's. */
+static __always_inline __u64 flow_summary_word(__u64 hash)
+{
+	return hash >> (70 - FLOW_FILTER_BITS);
+}
+
+static __always_inline __u64 flow_summary_bit(__u64 hash)
+{
+	return hash >> (64 - FLOW_FILTER_BITS) & 63;
 }

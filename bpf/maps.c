@@ -22,6 +22,7 @@ ARRAY_MAP(endpoints, MAX_ENDPOINTS * sizeof(struct endpoint));
 ARRAY_MAP(nodes, MAX_NODES * sizeof(struct node));
 ARRAY_MAP(state, sizeof(struct shared_state));
 ARRAY_MAP(flow_filter, 2 * FLOW_FILTER_WORDS * sizeof(__u64));
+ARRAY_MAP(flow_summary, 2 * FLOW_SUMMARY_WORDS * sizeof(__u64));
 ARRAY_MAP(flow_counts, MAX_ENDPOINTS * sizeof(__u64));
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -194,7 +194,9 @@ struct {
 	__type(value, struct flow);
 } flows_new SEC(".maps");
 
-#define FLOW_FILTER_WORDS 16384 /* of one half */
+#define FLOW_FILTER_BITS 14
+#define FLOW_FILTER_WORDS (1 << FLOW_FILTER_BITS) /* of one half */
+#define FLOW_SUMMARY_WORDS (FLOW_FILTER_WORDS / 64)
 
 /* Ports of a first fragment, for the later ones. */
 struct fragment_key {

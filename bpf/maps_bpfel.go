@@ -401,6 +401,7 @@ const (
 	mapsMapEvents      = "events"
 	mapsMapFlowCounts  = "flow_counts"
 	mapsMapFlowFilter  = "flow_filter"
+	mapsMapFlowSummary = "flow_summary"
 	mapsMapFlows       = "flows"
 	mapsMapFlowsNew    = "flows_new"
 	mapsMapFragments   = "fragments"
@@ -471,6 +472,7 @@ type mapsMapSpecs struct {
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	FlowCounts  *ebpf.MapSpec `ebpf:"flow_counts"`
 	FlowFilter  *ebpf.MapSpec `ebpf:"flow_filter"`
+	FlowSummary *ebpf.MapSpec `ebpf:"flow_summary"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
 	FlowsNew    *ebpf.MapSpec `ebpf:"flows_new"`
 	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
@@ -519,6 +521,7 @@ type mapsMaps struct {
 	Events      *ebpf.Map `ebpf:"events"`
 	FlowCounts  *ebpf.Map `ebpf:"flow_counts"`
 	FlowFilter  *ebpf.Map `ebpf:"flow_filter"`
+	FlowSummary *ebpf.Map `ebpf:"flow_summary"`
 	Flows       *ebpf.Map `ebpf:"flows"`
 	FlowsNew    *ebpf.Map `ebpf:"flows_new"`
 	Fragments   *ebpf.Map `ebpf:"fragments"`
@@ -542,6 +545,7 @@ func (m *mapsMaps) Close() error {
 		m.Events,
 		m.FlowCounts,
 		m.FlowFilter,
+		m.FlowSummary,
 		m.Flows,
 		m.FlowsNew,
 		m.Fragments,

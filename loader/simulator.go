@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -182,11 +181,10 @@ func (s *Simulator) run(hook bpf.Hook, packet []byte) (r Result, err error) {
 
 // ResetFlows empties the flow tables: the next packet is the first of its connection.
 func (s *Simulator) ResetFlows() error {
-	filter := s.tables.memory["flow_filter"].word
-	half := filter[s.tables.shared.readFilter()*bpf.FlowFilterWords:][:bpf.FlowFilterWords]
 	// An insert leaves its mark in both halves.
-	if s.passed && slices.ContainsFunc(half, func(w uint64) bool { return w != 0 }) {
-		clear(filter)
+	if s.passed && !s.tables.filterHalf(0).isEmpty() {
+		s.tables.filterHalf(0).clear()
+		s.tables.filterHalf(1).clear()
 		clear(s.tables.memory["flow_counts"].word)
 		if err := errors.Join(empty[bpf.FlowKey](s.tables.maps["flows"]), empty[bpf.FlowKey](s.tables.maps["flows_new"])); err != nil {
 			return err

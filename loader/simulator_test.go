@@ -125,13 +125,11 @@ func TestFlowsAndTheirReset(t *testing.T) {
 	key := &bpf.FlowKey{Saddr: addr4(pod), Daddr: addr4(far), Sport: 40000, Dport: 80, Protocol: policy.TCP}
 	marked := func() bool {
 		h := flowHash(key)
-		filter := s.tables.memory["flow_filter"].word
-		at := h >> 6 % bpf.FlowFilterWords
-		first, second := filter[at]>>(h%64)&1, filter[at+bpf.FlowFilterWords]>>(h%64)&1
+		first, second := s.tables.filterHalf(0).has(h), s.tables.filterHalf(1).has(h)
 		if first != second {
 			t.Error("the halves of the filter differ")
 		}
-		return first == 1
+		return first
 	}
 	expect := func(hook bpf.Hook, frame []byte, want bpf.Reason) {
 		t.Helper()

@@ -38,11 +38,9 @@ func (t *Tables) Sweep() (FlowStats, error) {
 
 func (t *Tables) sweep() (FlowStats, error) {
 	var stats FlowStats
-	filter, half := t.memory["flow_filter"], 1-t.shared.readFilter()
-	unread := filter.word[half*bpf.FlowFilterWords:][:bpf.FlowFilterWords]
-	for i := range unread {
-		atomic.StoreUint64(&unread[i], 0)
-	}
+	half := 1 - t.shared.readFilter()
+	unread := t.filterHalf(half)
+	unread.clear()
 	// A program that set its bits before they were wiped out here has its flow in the table when this returns.
 	if err := t.barrier.wait(); err != nil {
 		return stats, err
@@ -57,8 +55,7 @@ func (t *Tables) sweep() (FlowStats, error) {
 	for _, table := range []string{"flows_new", "flows"} {
 		assured := table == "flows"
 		left, expired, err := sweepTable(t.maps[table], now, func(key *bpf.FlowKey, flow *bpf.Flow) {
-			hash := flowHash(key)
-			atomic.OrUint64(&unread[hash>>6%bpf.FlowFilterWords], 1<<(hash%64))
+			unread.set(flowHash(key))
 			if assured && int(flow.Owner) < len(owned) {
 				owned[flow.Owner]++
 			}
@@ -158,11 +155,4 @@ func flowSeconds(protocol uint8, flags uint32) int64 {
 		return bpf.FlowTCPSeconds
 	}
 	return bpf.FlowDatagramSeconds
-}
-
-// flowHash is flow_hash of bpf/flow.h; a test runs the programs against it.
-func flowHash(k *bpf.FlowKey) uint64 {
-	hash := (uint64(k.Saddr)<<32 | uint64(k.Daddr)) * 0x9E3779B97F4A7C15
-	hash ^= (uint64(k.Sport)<<32 | uint64(k.Dport)<<16 | uint64(k.Protocol)) * 0xC2B2AE3D27D4EB4F
-	return hash ^ hash>>32
 }

@@ -56,9 +56,10 @@ func TestSweep(t *testing.T) {
 		}
 	}
 	must(t, tables.maps["flows"].Put(&bpf.FlowKey{Saddr: 1}, &bpf.Flow{SeenNs: now + 5, Owner: 8})) // stamped while we swept
-	filter := tables.memory["flow_filter"]
-	for i := range filter.word {
-		filter.word[i] = ^uint64(0)
+	for _, name := range []string{"flow_filter", "flow_summary"} {
+		for i := range tables.memory[name].word {
+			tables.memory[name].word[i] = ^uint64(0)
+		}
 	}
 	tables.memory["flow_counts"].word[9] = 3 // of flows that were evicted
 
@@ -85,16 +86,18 @@ func TestSweep(t *testing.T) {
 	if half := tables.shared.readFilter(); half != 1 {
 		t.Fatalf("half %d is read after one sweep", half)
 	}
-	read, set := filter.word[bpf.FlowFilterWords:], 0
-	for _, w := range read {
-		set += bits.OnesCount64(w)
-	}
-	if set == 0 || set > len(cases)+1 {
-		t.Errorf("%d bits are set for %d flows", set, len(cases)+1)
+	read := tables.filterHalf(1)
+	for what, words := range map[string][]uint64{"filter": read.words, "summary": read.summary} {
+		set := 0
+		for _, w := range words {
+			set += bits.OnesCount64(w)
+		}
+		if set == 0 || set > len(cases)+1 {
+			t.Errorf("%d bits of the %s are set for %d flows", set, what, len(cases)+1)
+		}
 	}
 	for i := range cases {
-		h := flowHash(key(i, 0))
-		if read[h>>6%bpf.FlowFilterWords]>>(h%64)&1 == 0 {
+		if !read.has(flowHash(key(i, 0))) {
 			t.Errorf("flow %d is not in the filter", i)
 		}
 	}

@@ -113,7 +113,7 @@ func (t *Tables) SetOverlayPort(port uint16) {
 
 // open reads what the maps hold.
 func (t *Tables) open() (err error) {
-	for _, name := range []string{"addr4", "addr4_blocks", "policy", "endpoints", "nodes", "state", "flow_filter", "flow_counts"} {
+	for _, name := range []string{"addr4", "addr4_blocks", "policy", "endpoints", "nodes", "state", "flow_filter", "flow_summary", "flow_counts"} {
 		if t.memory[name], err = mapWords(t.maps[name], t.writes); err != nil {
 			return err
 		}

@@ -38,6 +38,7 @@ const (
 	podVarEventInterval       = "event_interval"
 	podVarFlowCountsStub      = "flow_counts_stub"
 	podVarFlowFilterStub      = "flow_filter_stub"
+	podVarFlowSummaryStub     = "flow_summary_stub"
 	podVarFlowsPerPod         = "flows_per_pod"
 	podVarImageMask2          = "image_mask2"
 	podVarImageMask4          = "image_mask4"
@@ -50,6 +51,7 @@ const (
 	podVarVxlanAnyVni         = "vxlan_any_vni"
 	podVarVxlanHeader         = "vxlan_header"
 	podVarVxlanPort           = "vxlan_port"
+	podVarVxlanPortWire       = "vxlan_port_wire"
 	podVarVxlanVni            = "vxlan_vni"
 	podVarXdpFrags            = "xdp_frags"
 )
@@ -130,6 +132,7 @@ type podVariableSpecs struct {
 	EventInterval       *ebpf.VariableSpec `ebpf:"event_interval"`
 	FlowCountsStub      *ebpf.VariableSpec `ebpf:"flow_counts_stub"`
 	FlowFilterStub      *ebpf.VariableSpec `ebpf:"flow_filter_stub"`
+	FlowSummaryStub     *ebpf.VariableSpec `ebpf:"flow_summary_stub"`
 	FlowsPerPod         *ebpf.VariableSpec `ebpf:"flows_per_pod"`
 	ImageMask2          *ebpf.VariableSpec `ebpf:"image_mask2"`
 	ImageMask4          *ebpf.VariableSpec `ebpf:"image_mask4"`
@@ -142,6 +145,7 @@ type podVariableSpecs struct {
 	VxlanAnyVni         *ebpf.VariableSpec `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.VariableSpec `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.VariableSpec `ebpf:"vxlan_port"`
+	VxlanPortWire       *ebpf.VariableSpec `ebpf:"vxlan_port_wire"`
 	VxlanVni            *ebpf.VariableSpec `ebpf:"vxlan_vni"`
 	XdpFrags            *ebpf.VariableSpec `ebpf:"xdp_frags"`
 }
@@ -207,6 +211,7 @@ type podVariables struct {
 	EventInterval       *ebpf.Variable `ebpf:"event_interval"`
 	FlowCountsStub      *ebpf.Variable `ebpf:"flow_counts_stub"`
 	FlowFilterStub      *ebpf.Variable `ebpf:"flow_filter_stub"`
+	FlowSummaryStub     *ebpf.Variable `ebpf:"flow_summary_stub"`
 	FlowsPerPod         *ebpf.Variable `ebpf:"flows_per_pod"`
 	ImageMask2          *ebpf.Variable `ebpf:"image_mask2"`
 	ImageMask4          *ebpf.Variable `ebpf:"image_mask4"`
@@ -219,6 +224,7 @@ type podVariables struct {
 	VxlanAnyVni         *ebpf.Variable `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.Variable `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.Variable `ebpf:"vxlan_port"`
+	VxlanPortWire       *ebpf.Variable `ebpf:"vxlan_port_wire"`
 	VxlanVni            *ebpf.Variable `ebpf:"vxlan_vni"`
 	XdpFrags            *ebpf.Variable `ebpf:"xdp_frags"`
 }

@@ -18,11 +18,11 @@ struct fast_frame {
 	__u64 vxlan;
 	struct ethhdr inner_eth;
 	struct iphdr inner_ip;
-	struct ports inner_ports;
-	__u8 udp_rest[4];
+	struct tcphdr inner_tcp; /* or UDP with at least twelve bytes of payload, whose ports are in the same place */
 } __attribute__((packed, aligned(2)));
 
-#define FAST_FIELD(frame, type, field) (*(type *)((void *)(frame) + __builtin_offsetof(struct fast_frame, field)))
+/* Volatile: to read a field again is cheaper than to keep it, for what is kept is spilled. */
+#define FAST_FIELD(frame, type, field) (*(volatile type *)((void *)(frame) + __builtin_offsetof(struct fast_frame, field)))
 
 #define FAST_AT(field) __builtin_offsetof(struct fast_frame, field)
 
@@ -33,35 +33,34 @@ struct fast_frame {
 
 /* A UDP header: source port, destination port, length, checksum. */
 #define FAST_UDP_MASK 0x0000ffffffff0000ULL
-#define FAST_UDP(port, length) ((__u64)bpf_htons(port) << 16 | (__u64)bpf_htons(length) << 32)
+#define FAST_UDP(length) ((__u64)vxlan_port_wire << 16 | (__u64)bpf_htons(length) << 32)
 
 /* Kinds whose slot is the node that owns the address. */
 #define OWNED_KINDS (1 << ADDRESS_REMOTE_POD | 1 << ADDRESS_NODE | 1 << ADDRESS_REMOTE_CIDR)
 
-enum fast_verdict {
-	FAST_ADMITTED, /* by the image */
-	FAST_DENIED,   /* by the image, but something may excuse it */
-	FAST_DROPPED,  /* nothing can */
-};
+/* What the image says, in one number: the rule that denies, and with it FAST_EXCUSABLE; or FAST_ADMITTED alone. */
+#define FAST_EXCUSABLE (1 << 16) /* flows, or the pod's sockets, may admit it all the same */
+#define FAST_ADMITTED (1 << 17)
 
 /*
- * What such a packet says, as long as it fits registers: a flood that is dropped never has its headers written to memory.
- * Nothing that is not inlined may see this struct, or it would lie in memory too.
+ * Such a packet, as long as it fits registers: a flood that is dropped never has its headers written to memory. Nothing that
+ * is not inlined may see this struct, or it would lie in memory too.
  */
 struct fast {
+	struct fast_frame *frame;
 	__u64 source; /* address entries */
 	__u64 destination;
-	__u32 saddr;
-	__u32 daddr;
-	__u16 sport;
-	__u16 dport;
-	__u8 protocol;
-	__u8 tcp_flags;
 };
+
+static __always_inline __u8 fast_tcp_flags(const struct fast *f)
+{
+	return FAST_FIELD(f->frame, __u8, inner_ip.protocol) == IPPROTO_TCP ?
+		       *((volatile __u8 *)f->frame + FAST_AT(inner_tcp) + 13) : 0;
+}
 
 static __always_inline int fast_opens(const struct fast *f)
 {
-	return (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	return (fast_tcp_flags(f) & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 /* Fills f and says 1; or says 0. */
@@ -71,26 +70,25 @@ static __always_inline int fast_tunnel(struct fast *f, void *at, void *end, __u3
 	struct fast_frame *frame = at;
 	volatile struct node *node;
 	__u64 source, destination;
-	__u32 outer, saddr, daddr;
-	__u8 flags = 0;
+	__u32 outer;
 
 	if ((void *)(frame + 1) > end)
 		return 0;
 	if (FAST_FIELD(frame, __be16, outer_eth.h_proto) != bpf_htons(ETH_P_IP) ||
 	    FAST_FIELD(frame, __u8, outer_ip.protocol) != IPPROTO_UDP ||
-	    FAST_FIELD(frame, __be16, outer_udp.dest) != bpf_htons(vxlan_port))
+	    FAST_FIELD(frame, __be16, outer_udp.dest) != vxlan_port_wire)
 		return 0;
 	/* The lookups begin before all that is compared below: the one waits for memory, the other does not. */
-	saddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.saddr));
-	daddr = bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.daddr));
-	source = address_lookup(saddr);
-	destination = address_lookup(daddr);
+	source = address_in_trie(bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.saddr)));
+	destination = address_in_trie(bpf_ntohl(FAST_FIELD(frame, __u32, inner_ip.daddr)));
+	if (shared->cidr4_entries)
+		return 0;
 	/*
 	 * Eight bytes at a time, what does not matter masked out: version, header length, total length and fragment bits of
 	 * each IP header, destination port and length of UDP. Lengths must be the frame's: no padding, no trailer.
 	 */
 	if ((FAST_FIELD(frame, __u64, outer_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(outer_ip)) ||
-	    (FAST_FIELD(frame, __u64, outer_udp) & FAST_UDP_MASK) != FAST_UDP(vxlan_port, length - FAST_AT(outer_udp)) ||
+	    (FAST_FIELD(frame, __u64, outer_udp) & FAST_UDP_MASK) != FAST_UDP(length - FAST_AT(outer_udp)) ||
 	    FAST_FIELD(frame, __u64, vxlan) != vxlan_header ||
 	    (FAST_FIELD(frame, __u64, inner_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(inner_ip)))
 		return 0;
@@ -99,13 +97,8 @@ static __always_inline int fast_tunnel(struct fast *f, void *at, void *end, __u3
 	/* A MAC that is not known is zero here, which no frame has. */
 	if (!mac_equal(frame->inner_eth.h_dest, shared->vtep_mac))
 		return 0;
-	if (FAST_FIELD(frame, __u8, inner_ip.protocol) == IPPROTO_TCP) {
-		if (at + __builtin_offsetof(struct fast_frame, inner_ports) + sizeof(struct tcphdr) > end)
-			return 0;
-		flags = *(__u8 *)(at + __builtin_offsetof(struct fast_frame, inner_ports) + 13);
-	} else if (FAST_FIELD(frame, __u8, inner_ip.protocol) != IPPROTO_UDP) {
+	if (FAST_FIELD(frame, __u8, inner_ip.protocol) != IPPROTO_TCP && FAST_FIELD(frame, __u8, inner_ip.protocol) != IPPROTO_UDP)
 		return 0;
-	}
 
 	node = node_at(address_slot(source));
 	outer = bpf_ntohl(FAST_FIELD(frame, __u32, outer_ip.saddr));
@@ -115,66 +108,60 @@ static __always_inline int fast_tunnel(struct fast *f, void *at, void *end, __u3
 	if (address_kind(destination) != ADDRESS_LOCAL_POD)
 		return 0;
 
+	f->frame = frame;
 	f->source = source;
 	f->destination = destination;
-	f->saddr = saddr;
-	f->daddr = daddr;
-	f->sport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.source));
-	f->dport = bpf_ntohs(FAST_FIELD(frame, __u16, inner_ports.destination));
-	f->protocol = FAST_FIELD(frame, __u8, inner_ip.protocol);
-	f->tcp_flags = flags;
 	return 1;
 }
 
 /* What the parser would have left in p. */
 static __always_inline void fast_write(const struct fast *f, struct packet *p)
 {
-	p->saddr = f->saddr;
-	p->daddr = f->daddr;
-	p->sport = f->sport;
-	p->dport = f->dport;
-	p->protocol = f->protocol;
+	p->saddr = bpf_ntohl(FAST_FIELD(f->frame, __u32, inner_ip.saddr));
+	p->daddr = bpf_ntohl(FAST_FIELD(f->frame, __u32, inner_ip.daddr));
+	p->sport = bpf_ntohs(FAST_FIELD(f->frame, __u16, inner_tcp.source));
+	p->dport = bpf_ntohs(FAST_FIELD(f->frame, __u16, inner_tcp.dest));
+	p->protocol = FAST_FIELD(f->frame, __u8, inner_ip.protocol);
 	p->fragment = FRAGMENT_NONE;
 	p->opening = fast_opens(f);
-	p->tcp_flags = f->tcp_flags;
+	p->tcp_flags = fast_tcp_flags(f);
 	p->error = 0;
 }
 
 /* Can the flow tables not help a denied packet, nor the pod's sockets? Answers no if in doubt. */
 static __always_inline int fast_hopeless(const struct fast *f)
 {
-	struct flow_key mirror = {.saddr = f->daddr, .daddr = f->saddr, .sport = f->dport, .dport = f->sport, .protocol = f->protocol};
+	__u64 addrs = FAST_FIELD(f->frame, __u64, inner_ip.saddr); /* and daddr */
+	__u8 protocol = FAST_FIELD(f->frame, __u8, inner_ip.protocol);
 
-	if (f->saddr == f->daddr)
+	if ((__u32)addrs == addrs >> 32)
 		return 0;
-	return fast_opens(f) || (!flow_filter_hit(&mirror) && !isolation_has_begun(address_slot(f->destination), DIRECTION_INGRESS));
+	if (fast_opens(f))
+		return 1;
+	if (flow_filter_has(flow_hash_of(bpf_be64_to_cpu(addrs), bpf_ntohl(FAST_FIELD(f->frame, __u32, inner_tcp.source)), protocol)))
+		return 0;
+	return !isolation_has_begun(address_slot(f->destination), DIRECTION_INGRESS);
 }
 
-/* What the image says, as judge asks it; *rule is the one that denies. */
-static __always_inline enum fast_verdict fast_judge(const struct fast *f, const struct image_header *image, __u32 *rule)
+static __always_inline __u32 fast_judge(const struct fast *f, const struct image_header *image)
 {
 	struct row row = image_row(image, address_identity(f->destination), DIRECTION_INGRESS);
-	__u16 peer, cell;
+	__u16 peer, cell, dport = bpf_ntohs(FAST_FIELD(f->frame, __u16, inner_tcp.dest));
 
 	if (!row_policed(row))
 		return FAST_ADMITTED;
 	peer = image_peer_class(image, address_identity(f->source));
-	cell = image_cell(image, row, peer, image_port_class(image, f->protocol, f->dport));
+	cell = image_cell(image, row, peer, image_port_class(image, FAST_FIELD(f->frame, __u8, inner_ip.protocol), dport));
 	if (cell & CELL_ALLOW)
 		return FAST_ADMITTED;
-	*rule = cell & CELL_RULE;
-	return fast_hopeless(f) ? FAST_DROPPED : FAST_DENIED;
+	cell &= CELL_RULE;
+	return fast_hopeless(f) ? cell : cell | FAST_EXCUSABLE;
 }
 
 /* What tunnel_header and tunnel_inner find out of a packet that took the general way; asked only of one that is admitted. */
-static __always_inline int fast_strippable(void *at, void *end)
+static __always_inline int fast_strippable(const struct fast *f)
 {
-	struct fast_frame *frame = at;
-	__u64 outer, inner;
+	__u64 outer = FAST_FIELD(f->frame, __u64, outer_ip) & FAST_ECN, inner = FAST_FIELD(f->frame, __u64, inner_ip) & FAST_ECN;
 
-	if ((void *)(frame + 1) > end)
-		return 0;
-	outer = FAST_FIELD(frame, __u64, outer_ip) & FAST_ECN;
-	inner = FAST_FIELD(frame, __u64, inner_ip) & FAST_ECN;
 	return !outer || outer == inner;
 }

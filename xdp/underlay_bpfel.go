@@ -36,6 +36,7 @@ const (
 	underlayVarEventInterval       = "event_interval"
 	underlayVarFlowCountsStub      = "flow_counts_stub"
 	underlayVarFlowFilterStub      = "flow_filter_stub"
+	underlayVarFlowSummaryStub     = "flow_summary_stub"
 	underlayVarFlowsPerPod         = "flows_per_pod"
 	underlayVarImageMask2          = "image_mask2"
 	underlayVarImageMask4          = "image_mask4"
@@ -48,6 +49,7 @@ const (
 	underlayVarVxlanAnyVni         = "vxlan_any_vni"
 	underlayVarVxlanHeader         = "vxlan_header"
 	underlayVarVxlanPort           = "vxlan_port"
+	underlayVarVxlanPortWire       = "vxlan_port_wire"
 	underlayVarVxlanVni            = "vxlan_vni"
 	underlayVarXdpFrags            = "xdp_frags"
 )
@@ -126,6 +128,7 @@ type underlayVariableSpecs struct {
 	EventInterval       *ebpf.VariableSpec `ebpf:"event_interval"`
 	FlowCountsStub      *ebpf.VariableSpec `ebpf:"flow_counts_stub"`
 	FlowFilterStub      *ebpf.VariableSpec `ebpf:"flow_filter_stub"`
+	FlowSummaryStub     *ebpf.VariableSpec `ebpf:"flow_summary_stub"`
 	FlowsPerPod         *ebpf.VariableSpec `ebpf:"flows_per_pod"`
 	ImageMask2          *ebpf.VariableSpec `ebpf:"image_mask2"`
 	ImageMask4          *ebpf.VariableSpec `ebpf:"image_mask4"`
@@ -138,6 +141,7 @@ type underlayVariableSpecs struct {
 	VxlanAnyVni         *ebpf.VariableSpec `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.VariableSpec `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.VariableSpec `ebpf:"vxlan_port"`
+	VxlanPortWire       *ebpf.VariableSpec `ebpf:"vxlan_port_wire"`
 	VxlanVni            *ebpf.VariableSpec `ebpf:"vxlan_vni"`
 	XdpFrags            *ebpf.VariableSpec `ebpf:"xdp_frags"`
 }
@@ -203,6 +207,7 @@ type underlayVariables struct {
 	EventInterval       *ebpf.Variable `ebpf:"event_interval"`
 	FlowCountsStub      *ebpf.Variable `ebpf:"flow_counts_stub"`
 	FlowFilterStub      *ebpf.Variable `ebpf:"flow_filter_stub"`
+	FlowSummaryStub     *ebpf.Variable `ebpf:"flow_summary_stub"`
 	FlowsPerPod         *ebpf.Variable `ebpf:"flows_per_pod"`
 	ImageMask2          *ebpf.Variable `ebpf:"image_mask2"`
 	ImageMask4          *ebpf.Variable `ebpf:"image_mask4"`
@@ -215,6 +220,7 @@ type underlayVariables struct {
 	VxlanAnyVni         *ebpf.Variable `ebpf:"vxlan_any_vni"`
 	VxlanHeader         *ebpf.Variable `ebpf:"vxlan_header"`
 	VxlanPort           *ebpf.Variable `ebpf:"vxlan_port"`
+	VxlanPortWire       *ebpf.Variable `ebpf:"vxlan_port_wire"`
 	VxlanVni            *ebpf.Variable `ebpf:"vxlan_vni"`
 	XdpFrags            *ebpf.Variable `ebpf:"xdp_frags"`
 }

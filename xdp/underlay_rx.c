@@ -159,54 +159,61 @@ static __always_inline enum reason underlay_decide(struct xdp_md *ctx, struct de
 	return underlay_plain(d, p);
 }
 
-/* What the fast way has read and not dropped. */
-static __always_inline enum reason underlay_fast(struct xdp_md *ctx, struct decision *d, struct packet *p, const struct fast *f,
-						 enum fast_verdict verdict)
+/* What the image denies on the fast way, and something may excuse. */
+static __always_inline enum reason underlay_excuse(struct xdp_md *ctx, struct decision *d, struct packet *p, const struct fast *f,
+						   __u32 rule)
 {
-	enum reason reason = REASON_ALLOWED;
+	struct subject subject = underlay_subject(f->destination);
+	enum reason reason;
 
 	d->source = f->source;
 	d->destination = f->destination;
+	d->rule = rule;
 	fast_write(f, p);
-	if (verdict == FAST_DENIED) {
-		struct subject subject = underlay_subject(f->destination);
-
-		reason = judge_denied(d, p, &subject, denied_by(d->rule), PLANE_ENFORCED);
-	}
-	reason = underlay_hand_up(d, reason);
-	if (reason != REASON_HANDED_UP || !decap_strip || !fast_strippable((void *)(long)ctx->data, (void *)(long)ctx->data_end))
+	reason = underlay_hand_up(d, judge_denied(d, p, &subject, denied_by(rule), PLANE_ENFORCED));
+	if (reason != REASON_HANDED_UP || !decap_strip || !fast_strippable(f))
 		return reason;
-	return underlay_strip(ctx, ETH_HLEN, __builtin_offsetof(struct fast_frame, inner_ip) - ETH_HLEN);
+	return underlay_strip(ctx, ETH_HLEN, FAST_AT(inner_ip) - ETH_HLEN);
+}
+
+/* What the image admits on the fast way. */
+static __always_inline int underlay_admit(struct xdp_md *ctx, __u32 half, __u32 bytes, const struct fast *f)
+{
+	if (decap_strip && fast_strippable(f) && underlay_strip(ctx, ETH_HLEN, FAST_AT(inner_ip) - ETH_HLEN) != REASON_HANDED_UP)
+		return underlay_leave(ctx, half, bytes, 0, VERDICT_DROP, REASON_NO_HEADROOM);
+	return underlay_leave(ctx, half, bytes, 0, VERDICT_PASS, REASON_HANDED_UP);
 }
 
 /*
- * A flood that is dropped leaves before anything is written to memory; the two ways behind it are apart, since values that
- * both set would be spilled on all three.
+ * What the image alone decides leaves before anything is written to memory; the two ways behind it are apart, since values that
+ * both set would be spilled on all. An image that was never written selects nobody: whether there is one is asked where a
+ * packet would be admitted.
  */
 SEC("xdp")
 int underlay_rx(struct xdp_md *ctx)
 {
 	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 half = ARRAY_OF(state)->image, bytes = end - at, rule = 0;
+	__u32 half = ARRAY_OF(state)->image & 1, bytes = end - at, verdict;
 	const struct image_header *image = image_at(half);
-	struct decision d = {};
+	struct decision d;
 	struct packet *p;
 	struct fast f;
 
-	if (image->magic == IMAGE_MAGIC && fast_tunnel(&f, at, end, bytes)) {
-		enum fast_verdict verdict = fast_judge(&f, image, &rule);
-
-		if (verdict == FAST_DROPPED)
-			return underlay_drop(ctx, half, bytes, rule);
+	if (fast_tunnel(&f, at, end, bytes) && ((verdict = fast_judge(&f, image)) != FAST_ADMITTED || image->magic == IMAGE_MAGIC)) {
+		if (verdict == FAST_ADMITTED)
+			return underlay_admit(ctx, half, bytes, &f);
+		if (verdict < FAST_EXCUSABLE)
+			return underlay_leave(ctx, half, bytes, verdict, VERDICT_DROP, denied_by(verdict));
 		p = packet_open(HOOK_UNDERLAY_RX, 1, bytes);
 		if (!p)
 			return XDP_DROP; /* cannot be: the array has a slot for every hook */
+		d = (struct decision){};
 		decision_use(&d, ctx, half);
-		d.rule = rule;
-		return underlay_exit(ctx, &d, p, underlay_fast(ctx, &d, p, &f, verdict));
+		return underlay_exit(ctx, &d, p, underlay_excuse(ctx, &d, p, &f, verdict & CELL_RULE));
 	}
 	p = packet_open(HOOK_UNDERLAY_RX, 1, bytes);
 	if (!p)
 		return XDP_DROP;
+	d = (struct decision){};
 	return underlay_exit(ctx, &d, p, decision_use(&d, ctx, half) ? underlay_decide(ctx, &d, p) : REASON_NO_IMAGE);
 }

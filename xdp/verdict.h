@@ -65,31 +65,39 @@ static __always_inline int underlay_exit(struct xdp_md *ctx, const struct decisi
 	return verdict == VERDICT_DROP ? XDP_DROP : XDP_PASS;
 }
 
-/* Reads once more a frame that the fast way has dropped: somebody wants to be told of it. */
-static __noinline int underlay_tell_fast(struct xdp_md *ctx, __u32 half, __u32 rule, __u32 reason)
+/* Reads once more a frame that the fast way has decided, and perhaps stripped: somebody wants to be told of it. */
+static __noinline int underlay_tell_fast(struct xdp_md *ctx, __u32 half, __u32 rule, __u32 verdict, __u32 reason)
 {
-	struct packet *p = packet_open(HOOK_UNDERLAY_RX, 1, ctx->data_end - ctx->data);
+	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *payload;
+	struct packet *p = packet_open(HOOK_UNDERLAY_RX, 1, end - at);
 	struct decision d = {};
 	struct fast f = {};
+	__u32 total;
 
-	if (!p || !decision_use(&d, ctx, half) ||
-	    !fast_tunnel(&f, (void *)(long)ctx->data, (void *)(long)ctx->data_end, p->bytes))
+	if (!p || !decision_use(&d, ctx, half))
 		return 0;
-	fast_write(&f, p);
-	d.source = f.source;
-	d.destination = f.destination;
+	if (fast_tunnel(&f, at, end, p->bytes)) {
+		fast_write(&f, p);
+		d.source = f.source;
+		d.destination = f.destination;
+	} else {
+		packet_clear(p);
+		if (parse_ipv4(at + ETH_HLEN, end, p, &payload, &total) != PARSED_OK)
+			return 0;
+		d.source = address_lookup(p->saddr);
+		d.destination = address_lookup(p->daddr);
+	}
 	d.rule = rule;
-	return underlay_tell(ctx, &d, p, VERDICT_DROP, reason);
+	return underlay_tell(ctx, &d, p, verdict, reason);
 }
 
-/* The exit of what the fast way drops: the same, for the one verdict and the two reasons that there are. */
-static __always_inline int underlay_drop(struct xdp_md *ctx, __u32 half, __u32 bytes, __u32 rule)
+/* The exit of what the fast way decides, which writes nothing but counters. */
+static __always_inline int underlay_leave(struct xdp_md *ctx, __u32 half, __u32 bytes, __u32 rule, enum verdict verdict,
+					  enum reason reason)
 {
-	enum reason reason = denied_by(rule);
-
 	if (rule)
 		count_rule(1, bytes, rule);
-	if (count_packets(1, bytes, HOOK_UNDERLAY_RX, DIRECTION_INGRESS, VERDICT_DROP, reason))
-		underlay_tell_fast(ctx, half, rule, reason);
-	return XDP_DROP;
+	if (count_packets(1, bytes, HOOK_UNDERLAY_RX, DIRECTION_INGRESS, verdict, reason))
+		underlay_tell_fast(ctx, half, rule, verdict, reason);
+	return verdict == VERDICT_DROP ? XDP_DROP : XDP_PASS;
 }
