@@ -14,13 +14,15 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/k8s"
 	"github.com/weirnet/weir/loader"
 	"github.com/weirnet/weir/policy"
 )
 
 var (
-	errPods = errors.New("not all pods are guarded")
+	errPods     = errors.New("not all pods are guarded")
+	errOtherNow = errors.New("the agent must start again")
 )
 
 // applied is what is enforced.
@@ -90,7 +92,7 @@ func (a *agent) observe() error {
 // fatal is err if the agent shall end: what never worked is a mistake in the configuration, better told by the exit code.
 // Trouble with a pod is not, pods come and go.
 func (a *agent) fatal(err error) error {
-	if !a.status.everReady() && !errors.Is(err, errPods) {
+	if errors.Is(err, errOtherNow) || !a.status.everReady() && !errors.Is(err, errPods) {
 		return err
 	}
 	return nil
@@ -237,8 +239,7 @@ func (a *agent) settle(ctx context.Context) (missing map[string]error, err error
 	if err := a.load(ctx, n, tunnel); err != nil {
 		return nil, err
 	}
-	a.adviseMTU(n, tunnel)
-	return a.attach(ctx, n, tunnel)
+	return a.attach(n, tunnel)
 }
 
 func (a *agent) fail(what string, err error) {
@@ -257,11 +258,20 @@ type decapChoice struct {
 
 // load loads the programs if their constants have changed, and puts them in place of those that are attached.
 func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) error {
-	knobs := a.knobs(n, t)
+	c := a.cfg.overlay
+	knobs := bpf.DefaultKnobs()
+	knobs.SpoofEnforce, knobs.UnknownEndpointDrop = c.enforceSpoof, c.dropUnknown
+	if t != nil {
+		knobs.VXLANPort, knobs.VNI = t.Port, t.VNI
+	}
+	if c.port != 0 {
+		knobs.VXLANPort = c.port
+	}
+	if c.vniGiven {
+		knobs.VNI = c.vni
+	}
 	if knobs.VXLANPort != a.kernel.port {
-		if err := a.movePort(ctx, knobs.VXLANPort); err != nil {
-			return err
-		}
+		return fmt.Errorf("the overlay's port was %d and is %d now: %w", a.kernel.port, knobs.VXLANPort, errOtherNow)
 	}
 	strip, err := a.decap(ctx, n, t)
 	if err != nil {
@@ -285,7 +295,7 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 	a.kernel.programs.Close()
 	a.kernel.programs, a.kernel.knobs = programs, knobs
 	a.log.Info("programs loaded", "vxlan_port", knobs.VXLANPort, "vni", knobs.VNI, "spoof_enforce", knobs.SpoofEnforce,
-		"any_vni", knobs.AnyVNI, "frags", knobs.Frags, "decap_strip", knobs.DecapStrip, "unknown_endpoint_drop", knobs.UnknownEndpointDrop)
+		"decap_strip", knobs.DecapStrip, "unknown_endpoint_drop", knobs.UnknownEndpointDrop)
 	return nil
 }
 
@@ -293,9 +303,6 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) (strip bool, err error) {
 	if mode := a.cfg.overlay.decap; mode != "auto" {
 		return mode == "strip", nil
-	}
-	if t == nil && a.kernel.programs != nil { // flanneld makes another; who was asked then is not asked anew
-		return a.kernel.knobs.DecapStrip, nil
 	}
 	names, err := a.underlayNames(n, t)
 	if err != nil {
@@ -311,11 +318,7 @@ func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) 
 		return last.strip, nil
 	}
 	reason := "there is no VXLAN device"
-	switch {
-	case t == nil:
-	case t.AnyVNI:
-		reason = t.Name + " needs the VNI of each packet"
-	default:
+	if t != nil {
 		strip, reason = loader.Preflight{}.StripSafe(ctx, names, overlay)
 	}
 	switch {

@@ -37,10 +37,7 @@ func verbs() []verb {
 		{"explain", "say why a packet passes or not, and by which rule", runExplain},
 		{"lint", "say about manifests what a careful reviewer would", runLint},
 		{"mount-bpffs", "mount the BPF file system where the host has none", runMountBPFFS},
-		{"operator", "tell a cluster how far its policies are enforced", runOperator},
-		{"status", "list nodes, and policies that are not enforced everywhere", runStatus},
 		{"version", "print the version", runVersion},
-		{"wait", "wait until a policy is enforced on all nodes", runWait},
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +34,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(victim) != "" {
+		beVictim()
+	}
 	code := m.Run()
 	for _, s := range []*stage{apiserverStage, nodesStage} {
 		if err := s.close(); err != nil {
@@ -64,9 +68,12 @@ func (s *stage) close() error {
 	if s.cluster == nil {
 		return nil
 	}
-	start := time.Now()
+	start, name := time.Now(), filepath.Base(s.cluster.Dir)
 	if err := s.cluster.Close(); err != nil {
 		return fmt.Errorf("stage %s: close: %w", s.name, err)
+	}
+	if found := leavings(name); len(found) > 0 {
+		return fmt.Errorf("stage %s: left behind: %q", s.name, found)
 	}
 	fmt.Fprintf(os.Stderr, "stage %s: gone after %.1f s\n", s.name, time.Since(start).Seconds())
 	return nil

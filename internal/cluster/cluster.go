@@ -24,9 +24,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/weirnet/weir/internal/lab"
@@ -58,6 +60,7 @@ type Cluster struct {
 	name   string
 	config Config
 	cache  *cache
+	client *http.Client // of the apiserver and its like
 	start  time.Time
 	control
 }
@@ -85,6 +88,9 @@ func (c *Cluster) up(ctx context.Context) (err error) {
 	if c.cache, err = newCache(c.say); err != nil {
 		return err
 	}
+	if err := seenByNodes(c.Dir, c.cache.dir); err != nil {
+		return err
+	}
 	if err := errors.Join(c.cache.controlPlaneTools(ctx, &c.Tools), os.Mkdir(filepath.Join(c.Dir, "log"), 0o755)); err != nil {
 		return err
 	}
@@ -100,6 +106,7 @@ func (c *Cluster) up(ctx context.Context) (err error) {
 	if err := c.startNetwork(); err != nil {
 		return err
 	}
+	c.client = c.newClient()
 	if err := c.startControlPlane(ctx); err != nil {
 		return err
 	}
@@ -118,6 +125,9 @@ func (c *Cluster) Close() error {
 	c.Nodes = nil
 	c.control.close()
 	if c.Space != nil {
+		if c.client != nil {
+			c.client.CloseIdleConnections()
+		}
 		c.Space.Close()
 		c.Space = nil
 	}
@@ -126,6 +136,18 @@ func (c *Cluster) Close() error {
 		c.Dir = ""
 	}
 	return errors.Join(errs...)
+}
+
+// seenByNodes tells whether nodes, who have some folders of their own, find these where they are.
+func seenByNodes(dirs ...string) error {
+	for _, dir := range dirs {
+		for _, own := range []string{"/etc/", "/opt/", "/run/", "/usr/", "/var/"} {
+			if strings.HasPrefix(dir+"/", own) {
+				return fmt.Errorf("use %s: nodes have another %s; TMPDIR and XDG_CACHE_HOME name other places", dir, own)
+			}
+		}
+	}
+	return nil
 }
 
 // say tells how far the cluster has come, and when.

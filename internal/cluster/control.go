@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -153,9 +152,6 @@ func (p *process) kill() {
 func (c *Cluster) awaitHealthy(ctx context.Context, p *process, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	client := c.Space.HTTP(5 * time.Second)
-	// It has made its certificate a moment ago, and nobody else is in this namespace.
-	client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 	err := poll(ctx, 100*time.Millisecond, func() error {
 		select {
 		case <-p.gone:
@@ -168,7 +164,7 @@ func (c *Cluster) awaitHealthy(ctx context.Context, p *process, url string) erro
 			return err
 		}
 		request.Header.Set("Authorization", "Bearer admin")
-		response, err := client.Do(request)
+		response, err := c.client.Do(request)
 		if err != nil {
 			return err
 		}

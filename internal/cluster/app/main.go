@@ -6,7 +6,7 @@
 //	app serve [flags]          HTTP and UDP echo on :8080, TCP echo on :8081; counts who sent what
 //	app get URL                print what a URL has; exit code 1 if it cannot be had in time
 //	app udp ADDRESS            ask a server for an echo
-//	app stream ADDRESS         keep one TCP connection busy and print each echo with its times
+//	app stream [-udp] ADDRESS  keep one connection busy and print each echo with its times
 package main
 
 import (
