@@ -45,6 +45,9 @@ type Directory struct {
 	applied fingerprint
 	at      time.Time
 	err     error
+	claims  map[string]*directoryClaim // by the pods' keys
+
+	claimed chan struct{} // claims have changed
 }
 
 // NewDirectory makes a source of the manifests in path, which need not exist yet.
@@ -56,7 +59,7 @@ func NewDirectory(path string, log *slog.Logger, timing Timing) *Directory {
 			*field.value = *field.standard
 		}
 	}
-	return &Directory{path: filepath.Clean(path), log: log, timing: timing}
+	return &Directory{path: filepath.Clean(path), log: log, timing: timing, claims: map[string]*directoryClaim{}, claimed: make(chan struct{}, 1)}
 }
 
 // Current is the set that was last applied; nil before the first.
@@ -93,6 +96,7 @@ func (d *Directory) Run(ctx context.Context, apply func(*Objects) error) error {
 
 	var seen fingerprint    // of the last attempt, successful or not
 	var first time.Time     // of the changes not yet read
+	claimed := false        // claims have changed since the last set
 	wait := d.timing.Retry  // before the next try
 	due := time.NewTimer(0) // the next try
 	defer due.Stop()
@@ -116,10 +120,14 @@ func (d *Directory) Run(ctx context.Context, apply func(*Objects) error) error {
 				first = time.Now()
 				due.Reset(d.timing.Quiet)
 			}
+		case <-d.claimed:
+			claimed = true
+			due.Reset(0)
 		case <-due.C:
 			first = time.Time{}
 			d.watch(watcher)
-			print, err := d.load(apply)
+			print, err := d.load(apply, claimed)
+			claimed = err != nil && claimed
 			if err == nil || print != seen {
 				wait = d.timing.Retry
 			}
@@ -132,10 +140,10 @@ func (d *Directory) Run(ctx context.Context, apply func(*Objects) error) error {
 	}
 }
 
-// load reads the directory and applies it, unless it is what is applied already.
-func (d *Directory) load(apply func(*Objects) error) (fingerprint, error) {
+// load reads the directory and applies it, unless it is what is applied already and no claims have changed.
+func (d *Directory) load(apply func(*Objects) error, claimed bool) (fingerprint, error) {
 	files, print, err := readFiles(d.path, true)
-	if err == nil && print == d.applied && d.err == nil && d.objects != nil {
+	if err == nil && !claimed && print == d.applied && d.err == nil && d.objects != nil {
 		return print, nil
 	}
 	var objects *Objects
@@ -146,7 +154,11 @@ func (d *Directory) load(apply func(*Objects) error) (fingerprint, error) {
 		if len(objects.Skipped) > 0 {
 			d.log.Debug("objects of no use to policy are skipped", "objects", objects.Skipped)
 		}
+		waiters := d.fill(objects)
 		err = apply(objects)
+		for _, w := range waiters {
+			w <- err
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

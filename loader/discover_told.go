@@ -50,6 +50,29 @@ func (n *Network) Inside(netns int, name string, addrs []netip.Addr) (PodInterfa
 	return PodInterface{}, fmt.Errorf("%w: there is no %s in its namespace", ErrNotTheirs, name)
 }
 
+// Behind makes sure that a veth of this host is still the one that leads to a pod with one of addrs.
+func (n *Network) Behind(ifindex int, name string, addrs []netip.Addr) (PodInterface, error) {
+	l := n.links[ifindex]
+	if l == nil || l.Type() != "veth" || l.Attrs().Name != name || l.Attrs().NetNsID < 0 {
+		return PodInterface{}, fmt.Errorf("look behind %s: %w of that name", name, ErrNoInterface)
+	}
+	in, err := newInsider()
+	if err != nil {
+		return PodInterface{}, err
+	}
+	defer in.close()
+	a := l.Attrs()
+	links, err := in.look(a.NetNsID)
+	if err != nil {
+		return PodInterface{}, err
+	}
+	end := links[a.ParentIndex]
+	if !slices.ContainsFunc(end.addrs, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) {
+		return PodInterface{}, fmt.Errorf("%w: what is behind %s has %v, not %v", ErrNotTheirs, name, end.addrs, addrs)
+	}
+	return PodInterface{ifindex, name, end.mac, toMAC(a.HardwareAddr), uint32(a.NetNsID + 1), "cni"}, nil
+}
+
 // told is what the CNI plugin said, as long as the veth is the one it spoke of.
 type told struct {
 	at   PodInterface

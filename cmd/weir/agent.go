@@ -80,6 +80,7 @@ type agent struct {
 	finder  *loader.PodFinder
 	metrics *metrics.Metrics
 	status  *status
+	guard   *podGuard
 
 	network *loader.Network // as it was looked at last
 	applied applied
@@ -106,7 +107,8 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now())}
+	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now()),
+		guard: newPodGuard(from.claims, newClaimStore(cfg.cni.socket), log)}
 	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
 	if err := a.serve(ctx); !errors.Is(err, errUninstall) {
 		return err
@@ -160,6 +162,13 @@ func (a *agent) serve(ctx context.Context) (err error) {
 	defer others.Wait()
 	defer cancel() // before waiting
 	others.Go(func() { a.logEvents(ctx) })
+	others.Go(func() {
+		if err := serveCNI(ctx, cfg.cni, a.guard, a.status.firstReady); err != nil {
+			log.Error("the CNI plugin is no longer served", "error", err)
+			cancel()
+		}
+	})
+	a.guard.recall()
 	updates := make(chan news)
 	others.Go(func() {
 		if err := a.origin.source.Run(ctx, func(u k8s.Update) error { return submit(ctx, updates, u) }); err != nil {

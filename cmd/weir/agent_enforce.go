@@ -63,7 +63,7 @@ func (a *agent) work(ctx context.Context, news news, look bool) (again bool, err
 	case err != nil:
 		a.fail("keep up with source and interfaces", err)
 		return true, nil
-	case !look && !moved && a.kernel.programs != nil:
+	case !look && !moved && !a.guard.pending() && a.kernel.programs != nil:
 		return false, nil // whoever is missing is looked for later
 	case !look:
 		if err := a.observe(); err != nil { // a new pod comes with a new interface

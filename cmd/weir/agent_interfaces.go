@@ -64,6 +64,11 @@ func (a *agent) attach(n *loader.Network, t *loader.Tunnel) (missing map[string]
 // attachPods finds the local pods' interfaces, tells the tables, and attaches to them.
 // err is errPods.
 func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[string]error, err error) {
+	for _, t := range a.guard.take() {
+		for _, addr := range t.addrs {
+			a.finder.Tell(t.network, t.pod, addr, t.at)
+		}
+	}
 	endpoints := a.applied.compiled.Endpoints
 	var wanted []loader.PodAddress
 	for _, e := range endpoints {
@@ -77,6 +82,7 @@ func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[s
 	}
 	at, notFound := a.finder.Find(n, wanted)
 	found, missing = map[int]bool{}, map[string]error{}
+	guarded := make(map[string]guardedPod, len(endpoints))
 	var errs []error
 	for _, e := range endpoints {
 		i, ok := at[podKey(e)]
@@ -93,15 +99,19 @@ func (a *agent) attachPods(n *loader.Network) (found map[int]bool, missing map[s
 		err := a.kernel.tables.SetInterface(e.Slot, loader.Interface{
 			Index: uint32(i.Ifindex), PodMAC: i.PodMAC, HostMAC: i.HostMAC, NetNS: i.NetNS, Existing: a.applied.veterans[podKey(e)],
 		})
-		if errs = append(errs, err); err == nil {
+		if err == nil {
 			delete(a.applied.veterans, podKey(e)) // whoever has the name next is new
 		}
 		d := loader.Device{Ifindex: i.Ifindex, Name: i.Name}
 		if !a.kernel.attacher.Attached(bpf.HookPodTx, i.Ifindex) {
 			a.log.Info("pod found", "pod", e.Pod, "interface", i.Name, "netns", int(i.NetNS)-1, "by", i.Evidence)
 		}
-		errs = append(errs, a.kernel.attacher.Attach(bpf.HookPodRx, d), a.kernel.attacher.Attach(bpf.HookPodTx, d))
+		err = errors.Join(err, a.kernel.attacher.Attach(bpf.HookPodRx, d), a.kernel.attacher.Attach(bpf.HookPodTx, d))
+		if errs = append(errs, err); err == nil {
+			guarded[e.Pod] = guardedPod{i.Ifindex, e.Addrs}
+		}
 	}
+	a.guard.tell(guarded)
 	if names := sortedNames(missing); a.status.newlyMissing(names) {
 		for _, name := range names {
 			a.log.Warn("not guarded yet", "pod", name, "because", missing[name])

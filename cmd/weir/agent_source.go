@@ -50,6 +50,7 @@ func (d directorySource) Run(ctx context.Context, apply func(k8s.Update) error) 
 // origin is where the agent's Updates come from, and whom it tells what became of them.
 type origin struct {
 	source    source
+	claims    podClaims
 	reporter  reporter        // nil: nobody
 	uninstall <-chan struct{} // nil: nobody says so
 	watcher   *k8s.Watcher    // nil: there is no cluster
@@ -58,7 +59,8 @@ type origin struct {
 
 func newOrigin(cfg agentConfig, log *slog.Logger) (origin, error) {
 	if cfg.manifests != "" {
-		return origin{source: directorySource{k8s.NewDirectory(cfg.manifests, log, k8s.Timing{}), cfg.node, cfg.policy}}, nil
+		directory := k8s.NewDirectory(cfg.manifests, log, k8s.Timing{})
+		return origin{source: directorySource{directory, cfg.node, cfg.policy}, claims: directory}, nil
 	}
 	api, err := k8s.APIConfig(cfg.kubeconfig, "weir/"+version())
 	if err != nil {
@@ -68,5 +70,5 @@ func newOrigin(cfg agentConfig, log *slog.Logger) (origin, error) {
 	if err != nil {
 		return origin{}, err
 	}
-	return origin{source: watcher, uninstall: watcher.Uninstall(), watcher: watcher, api: api}, nil
+	return origin{source: watcher, claims: watcher, uninstall: watcher.Uninstall(), watcher: watcher, api: api}, nil
 }

@@ -28,9 +28,11 @@ type status struct {
 	closed  []string // namespaces whose policies are too large
 	audited []string // policies under audit
 	warned  []string // pods that the log has named as missing
+
+	firstReady chan struct{} // closed when it is
 }
 
-func newStatus(now time.Time) *status { return &status{beaten: now} }
+func newStatus(now time.Time) *status { return &status{beaten: now, firstReady: make(chan struct{})} }
 
 func (s *status) beat(now time.Time) {
 	s.mu.Lock()
@@ -42,7 +44,10 @@ func (s *status) beat(now time.Time) {
 func (s *status) settled(missing map[string]error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.missing, s.ready = missing, true
+	if s.missing = missing; !s.ready {
+		s.ready = true
+		close(s.firstReady)
+	}
 	if !errors.Is(s.failure, errStopping) && !errors.Is(s.failure, errUninstall) {
 		s.failure = nil
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/weirnet/weir/internal/cni/install"
 	"github.com/weirnet/weir/loader"
 )
 
@@ -40,6 +41,14 @@ func (a *agent) leave(ctx context.Context) error {
 
 // clean removes all that weir has put on this node: first what keeps pods waiting for the agent.
 func (a *agent) clean(ctx context.Context) error {
+	if a.cfg.cni.confDir != "" {
+		if err := install.Remove(a.cfg.cni.confDir, a.cfg.cni.binDir); err != nil {
+			return err
+		}
+	}
+	if err := a.guard.store.remove(); err != nil {
+		return fmt.Errorf("forget the pods that have started: %w", err)
+	}
 	if err := loader.DetachAll(a.cfg.pinPath); err != nil {
 		return fmt.Errorf("detach the programs: %w", err)
 	}

@@ -10,12 +10,14 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/weirnet/weir/internal/cni/install"
 	"github.com/weirnet/weir/loader"
 )
 
-const cleanupHelp = `Usage: weir agent cleanup [--pin-path DIR]
+const cleanupHelp = `Usage: weir agent cleanup [--pin-path DIR] [--cni-conf-dir DIR [--cni-bin-dir DIR]]
 
-Takes weir off this node: detaches its programs and removes its tables. Nothing is enforced any more after that.
+Takes weir off this node: takes the CNI plugin out of the configurations in --cni-conf-dir, detaches its programs and
+removes its tables. Nothing is enforced any more after that.
 Where there is nothing to remove, nothing happens. An agent that still runs must be stopped first.
 
 Flags:
@@ -30,6 +32,8 @@ func runCleanup(args []string, stdout, stderr io.Writer) int {
 		set.PrintDefaults()
 	}
 	pinPath := set.String("pin-path", defaultPinPath, "directory where programs and tables live, `DIR`")
+	confDir := set.String("cni-conf-dir", "", "directory of network configurations that the CNI plugin is taken out of, `DIR`; empty: it stays")
+	binDir := set.String("cni-bin-dir", defaultCNIBinDir, "where the CNI plugin lies, `DIR`")
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitFine
@@ -41,7 +45,11 @@ func runCleanup(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return exitUsage
 	}
-	if err := cleanup(*pinPath); err != nil {
+	err = nil
+	if *confDir != "" {
+		err = install.Remove(*confDir, *binDir)
+	}
+	if err = errors.Join(err, cleanup(*pinPath)); err != nil {
 		fmt.Fprintf(stderr, "weir agent cleanup: %v\n", err)
 		return exitFailed
 	}

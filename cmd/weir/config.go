@@ -55,6 +55,7 @@ type agentConfig struct {
 	pinPath     string
 	metricsAddr string
 	policy      k8s.Options
+	cni         cniConfig
 	overlay     overlayConfig
 	log         logConfig
 }
@@ -84,6 +85,7 @@ type agentFlags struct {
 	decap, spoofCheck, unknownEndpoint, xdp   *string
 	pinPath, metricsAddr, logFormat, logLevel *string
 	policy                                    *policyFlags
+	cni                                       *cniFlags
 }
 
 func newAgentFlags(output io.Writer) *agentFlags {
@@ -96,6 +98,7 @@ func newAgentFlags(output io.Writer) *agentFlags {
 	return &agentFlags{
 		set:             set,
 		policy:          newPolicyFlags(set),
+		cni:             newCNIFlags(set),
 		config:          set.String("config", "", "YAML `FILE` that holds these flags by their names"),
 		manifests:       set.String("manifests", "", "directory of Kubernetes YAML, `DIR`; others must not be able to write to it"),
 		kubeconfig:      set.String("kubeconfig", "", "`FILE` that says how to reach the API server; default: as a pod of the cluster does"),
@@ -220,6 +223,9 @@ func (f *agentFlags) check() (agentConfig, error) {
 	}
 	var err error
 	if c.policy, err = f.policy.options(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.cni, err = f.cni.config(*f.manifests == ""); err != nil {
 		errs = append(errs, err)
 	}
 	if c.manifests != "" && c.kubeconfig+c.daemonSet != "" {

@@ -181,16 +181,21 @@ func (l *Lab) RemovePod(p *Pod) error {
 	if !p.Silent {
 		errs = append(errs, l.Manifests.Remove(p.manifest()))
 	}
-	errs = append(errs, p.Node.Do(func() error {
+	errs = append(errs, l.Unplug(p))
+	p.Close()
+	return errors.Join(errs...)
+}
+
+// Unplug takes a pod's interface away, and nothing else.
+func (l *Lab) Unplug(p *Pod) error {
+	return p.Node.Do(func() error {
 		link, err := netlink.LinkByName(p.Veth)
 		if err == nil {
 			err = netlink.LinkDel(link)
 		}
 		if err != nil {
-			return fmt.Errorf("remove pod %s: %w", p.Key(), err)
+			return fmt.Errorf("unplug pod %s: %w", p.Key(), err)
 		}
 		return nil
-	}))
-	p.Close()
-	return errors.Join(errs...)
+	})
 }
