@@ -21,8 +21,8 @@ import (
 //  4. out goes what nothing leads to any more.
 //
 // At every moment, and for ever if the process dies there, each address has its old answer or its new one, and each
-// packet meets one whole image. Of a plan with a Delta it writes, and looks at, only what changes. Apply is idempotent, and completes what a killed one left. A plan that does not fit is
-// refused with ErrTooLarge before anything is written; after any other error the planner must be restored from LiveImage.
+// packet meets one whole image. Of a plan with a Delta it writes, and looks at, only what changes. Apply is idempotent, and completes
+// what a killed one left. A plan that does not fit is refused with ErrTooLarge before anything is written; after any other error the planner must be restored from LiveImage.
 func (t *Tables) Apply(ctx context.Context, plan *policy.Plan) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -48,7 +48,7 @@ func (t *Tables) apply(plan *policy.Plan) error {
 	}
 	final, now := plan.Final, t.now()
 	entries, ignored := newEntries(final.Addresses)
-	services := newServices(final, t.vxlanPort)
+	services := t.services.replacing(newServices(final.Services, t.vxlanPort))
 	if err := t.fits(plan, entries, services); err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (t *Tables) apply(plan *policy.Plan) error {
 	if err := t.writeAddresses(final, entries, now); err != nil {
 		return err
 	}
-	if err := t.services.replace(services); err != nil {
+	if err := t.services.apply(services); err != nil {
 		return err
 	}
 	if plan.Swap {
@@ -76,7 +76,7 @@ func (t *Tables) apply(plan *policy.Plan) error {
 	}
 	t.step, t.retireDue = plan.Step, false
 	t.log.Debug("applied plan", "generation", t.generation(), "addresses", len(entries.entries), "endpoints",
-		len(final.Endpoints), "services", len(services), "ignored_ipv6", ignored, "overflow", len(t.addresses.overflow.entries))
+		len(final.Endpoints), "services", len(t.services.have), "ignored_ipv6", ignored, "overflow", len(t.addresses.overflow.entries))
 	return nil
 }
 
@@ -157,20 +157,32 @@ func (t *Tables) writeUnderlay(nodes []policy.NodeEntry, entries *prefixSet) {
 }
 
 // fits says whether a plan can be applied. It changes nothing.
-func (t *Tables) fits(plan *policy.Plan, entries *prefixSet, services map[bpf.ServiceKey]bpf.Service) error {
+func (t *Tables) fits(plan *policy.Plan, entries *prefixSet, services serviceChange) error {
 	errs := []error{t.addresses.fits(entries), t.services.fits(services)}
+	errs = append(errs, t.imagesFit(plan))
+	return errors.Join(append(errs, slotsFit(plan.Final.Endpoints, plan.Final.Nodes))...)
+}
+
+func (t *Tables) imagesFit(plan *policy.Plan) error {
+	var errs []error
 	for _, img := range []*policy.Image{plan.Interim, plan.Final.Image} {
 		if img != nil {
 			errs = append(errs, t.image.fits(img))
 		}
 	}
-	for i := range plan.Final.Endpoints {
-		if e := &plan.Final.Endpoints[i]; int(e.Slot) >= bpf.MaxEndpoints {
+	return errors.Join(errs...)
+}
+
+// slotsFit says whether the tables have the slots of pods and nodes.
+func slotsFit(endpoints []policy.Endpoint, nodes []policy.NodeEntry) error {
+	var errs []error
+	for i := range endpoints {
+		if e := &endpoints[i]; int(e.Slot) >= bpf.MaxEndpoints {
 			errs = append(errs, fmt.Errorf("place pod %s: %w: slot %d of %d", e.Pod, ErrTooLarge, e.Slot, bpf.MaxEndpoints))
 		}
 	}
-	for i := range plan.Final.Nodes {
-		if n := &plan.Final.Nodes[i]; int(n.Slot) >= bpf.MaxNodes {
+	for i := range nodes {
+		if n := &nodes[i]; int(n.Slot) >= bpf.MaxNodes {
 			errs = append(errs, fmt.Errorf("place node %s: %w: slot %d of %d", n.Name, ErrTooLarge, n.Slot, bpf.MaxNodes))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/policy"
@@ -15,33 +16,64 @@ import (
 // errOtherTables is a plan of changes, and the tables are not those that it changes.
 var errOtherTables = errors.New("the tables are not those that the plan's changes are about: a whole model must be planned")
 
-// applyDelta is apply for a plan without interim image, whose tables differ from these in its Delta only: the same steps, in
-// the same order, for nothing but what changes.
+// applyDelta is apply for a plan whose tables differ from these in its Delta only: the same steps, in the same order, for
+// nothing but what changes.
 func (t *Tables) applyDelta(plan *policy.Plan) error {
-	final, d := plan.Final, plan.Delta
+	final, d, now := plan.Final, plan.Delta, t.now()
 	set, gone := deltaEntries(d)
-	var services map[bpf.ServiceKey]bpf.Service
-	if d.Services {
-		services = newServices(final, t.vxlanPort)
-	}
-	if err := errors.Join(t.addresses.fitsMore(set), t.services.fits(services)); err != nil {
+	services := deltaServices(d, t.vxlanPort)
+	if err := errors.Join(t.addresses.fitsMore(set), t.services.fits(services), t.imagesFit(plan), slotsFit(d.Endpoints, d.Nodes)); err != nil {
 		return err
 	}
-	if plan.Swap {
-		if err := t.image.fits(final.Image); err != nil {
+	t.step = nil // until all is done
+	if plan.Interim != nil {
+		if err := t.swap(plan.Interim); err != nil {
 			return err
 		}
 	}
-	for i := range d.Endpoints {
-		if e := &d.Endpoints[i]; int(e.Slot) >= bpf.MaxEndpoints {
-			return fmt.Errorf("place pod %s: %w: slot %d of %d", e.Pod, ErrTooLarge, e.Slot, bpf.MaxEndpoints)
+	concerned := t.nodesConcerned(d, set, gone)
+	if err := t.moveAddresses(d, set, gone, now); err != nil {
+		return err
+	}
+	if concerned {
+		t.writeUnderlay(final.Nodes, t.addresses.entries)
+	}
+	if err := t.services.apply(services); err != nil {
+		return err
+	}
+	if plan.Swap {
+		if err := t.swap(final.Image); err != nil {
+			return err
 		}
 	}
-	t.step = nil // until all is done
-	moves := len(set)+len(gone) > 0
+	if err := t.retireDelta(final, d); err != nil {
+		return err
+	}
+	t.step = plan.Step
+	return nil
+}
+
+// moveAddresses is writeAddresses for a delta, but for the shortcuts to underlay addresses.
+func (t *Tables) moveAddresses(d *policy.Delta, set map[prefix4]addressEntry, gone []prefix4, now time.Time) error {
+	left := t.takenOver(d)
+	lingering := t.lingeringAmong(gone, set, now)
+	for p, l := range lingering {
+		set[p] = l.entry
+	}
+	gone = slices.DeleteFunc(gone, func(p prefix4) bool { return lingering[p].entry != 0 })
+	moves := len(set)+len(gone)+len(left) > 0
 	if moves {
 		t.bumpDue = true
 		t.shared.bumpAddrGeneration()
+	}
+	for _, p := range left {
+		if err := t.addresses.remove(p); err != nil {
+			return err
+		}
+		delete(t.lingering, p)
+	}
+	for i := range d.Nodes {
+		t.nodes.set(d.Nodes[i], now)
 	}
 	t.succeedBy(set, gone)
 	used := make(map[uint16]bpf.Endpoint, len(d.Endpoints))
@@ -63,7 +95,11 @@ func (t *Tables) applyDelta(plan *policy.Plan) error {
 		if err := t.addresses.set(p, set[p]); err != nil {
 			return err
 		}
-		delete(t.lingering, p) // it is somebody's again
+		if l, lingers := lingering[p]; lingers {
+			t.lingering[p] = l
+		} else {
+			delete(t.lingering, p) // it is somebody's again
+		}
 	}
 	for _, p := range gone {
 		if err := t.addresses.remove(p); err != nil {
@@ -74,27 +110,75 @@ func (t *Tables) applyDelta(plan *policy.Plan) error {
 		t.shared.bumpAddrGeneration()
 		t.bumpDue = false
 	}
-	if d.Services {
-		if err := t.services.replace(services); err != nil {
-			return err
-		}
-	}
-	if plan.Swap {
-		if err := t.swap(final.Image); err != nil {
-			return err
-		}
-	}
-	if err := t.retireDelta(final, d); err != nil {
-		return err
-	}
-	t.step = plan.Step
 	return nil
 }
 
-// retireDelta is retire for the endpoints of a delta, and for nodes if a grace of theirs has ended.
+// takenOver lists what lingers of nodes whose slots are another's now.
+func (t *Tables) takenOver(d *policy.Delta) (left []prefix4) {
+	for i := range d.Nodes {
+		n := &d.Nodes[i]
+		for p, l := range t.lingering {
+			if l.entry.slot() == n.Slot && l.node != "" && l.node != n.Name {
+				left = append(left, p)
+			}
+		}
+	}
+	slices.Sort(left)
+	return slices.Compact(left)
+}
+
+// lingeringAmong lists which of a delta's addresses that go stay their node's for a grace period: those that nobody else
+// owns then.
+func (t *Tables) lingeringAmong(gone []prefix4, set map[prefix4]addressEntry, now time.Time) map[prefix4]linger {
+	lingering := make(map[prefix4]linger)
+	have := t.addresses.entries
+	goes := make(map[prefix4]bool, len(gone))
+	for _, p := range gone {
+		goes[p] = true
+	}
+	for _, p := range gone {
+		e := have.entries[p]
+		slot, owned := e.remoteOwner()
+		if !owned || e.kind() == policy.AddressRemotePod {
+			continue
+		}
+		others := false
+		for bits := p.bits(); bits >= 0; bits-- {
+			q := newPrefix4(p.addr(), bits)
+			cover, ok := set[q]
+			if _, lingers := t.lingering[q]; !ok && !goes[q] && !lingers {
+				cover, ok = have.entries[q]
+			}
+			if ok {
+				others = cover.kind() != policy.AddressNone
+				break
+			}
+		}
+		if !others {
+			lingering[p] = linger{entry: e.withIdentity(lingeringIdentity(e)), node: t.nodes.names[slot], until: now.Add(Grace)}
+		}
+	}
+	return lingering
+}
+
+// nodesConcerned says whether a delta changes nodes, or addresses at which they send overlay packets.
+func (t *Tables) nodesConcerned(d *policy.Delta, set map[prefix4]addressEntry, gone []prefix4) bool {
+	if len(d.Nodes)+len(d.GoneNodes) > 0 {
+		return true
+	}
+	underlay := func(e addressEntry) bool { return e>>28&bpf.AddressUnderlay != 0 }
+	for p, e := range set {
+		if underlay(e) || underlay(t.addresses.entries.entries[p]) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(gone, func(p prefix4) bool { return underlay(t.addresses.entries.entries[p]) })
+}
+
+// retireDelta is retire for the endpoints of a delta, and for nodes if some go or a grace of theirs has ended.
 func (t *Tables) retireDelta(final *policy.Compiled, d *policy.Delta) error {
 	var nodes []uint16
-	if t.retireDue {
+	if t.retireDue || len(d.GoneNodes) > 0 {
 		nodes = t.nodes.gone(final.Nodes, t.addresses.entries)
 	}
 	if len(d.GoneSlots)+len(nodes) > 0 {
@@ -126,6 +210,7 @@ func deltaEntries(d *policy.Delta) (set map[prefix4]addressEntry, gone []prefix4
 			gone = append(gone, p)
 		}
 	}
+	slices.SortFunc(gone, func(x, y prefix4) int { return cmp.Or(cmp.Compare(x.bits(), y.bits()), cmp.Compare(x, y)) })
 	return set, gone
 }
 

@@ -34,67 +34,110 @@ func newServiceTable(table *ebpf.Map, shared *sharedState, w *writes) (*serviceT
 	return t, nil
 }
 
-// newServices turns the IPv4 addresses of Services into table entries. A backend at the tunnel port of a node makes the
-// whole address forbidden to pods.
-func newServices(c *policy.Compiled, vxlanPort uint16) map[bpf.ServiceKey]bpf.Service {
-	nodes := make(map[uint32]bool) // identities that nodes' own addresses have
-	for i := range c.Addresses {
-		if a := &c.Addresses[i]; a.Kind == policy.AddressNode || a.Kind == policy.AddressHost {
-			nodes[a.Identity] = true
+// newServices turns the IPv4 addresses of Services into table entries.
+func newServices(entries []policy.ServiceEntry, vxlanPort uint16) map[bpf.ServiceKey]bpf.Service {
+	services := make(map[bpf.ServiceKey]bpf.Service, len(entries))
+	for i := range entries {
+		if at, ok := serviceKey(entries[i].At()); ok {
+			services[at] = newService(&entries[i], vxlanPort)
 		}
-	}
-	services := make(map[bpf.ServiceKey]bpf.Service)
-	for i := range c.Services {
-		s := &c.Services[i]
-		if !s.Addr.Is4() {
-			continue
-		}
-		var service bpf.Service
-		if s.Tunnel {
-			service.Flags |= bpf.ServiceTunnel
-		}
-		for j, b := range s.Backends {
-			if s.Protocol == policy.UDP && b.Port == vxlanPort && (b.Host || nodes[b.Identity]) {
-				service.Flags |= bpf.ServiceTunnel
-			}
-			if j >= bpf.MaxBackends {
-				service.Flags |= bpf.ServiceMany
-				continue
-			}
-			backend := bpf.Backend{Identity: b.Identity, Port: b.Port}
-			if b.Host {
-				backend.Flags |= bpf.BackendHost
-			}
-			service.Backends[j] = backend
-			service.Count++
-		}
-		services[bpf.ServiceKey{Addr4: addr4(s.Addr), Port: s.Port, Protocol: s.Protocol}] = service
 	}
 	return services
 }
 
-func (t *serviceTable) fits(want map[bpf.ServiceKey]bpf.Service) error {
-	if limit := int(t.table.MaxEntries()); len(want) > limit {
-		return fmt.Errorf("place %d Service addresses: %w: there is room for %d", len(want), ErrTooLarge, limit)
+func serviceKey(at policy.ServiceAddress) (key bpf.ServiceKey, ok bool) {
+	if !at.Addr.Is4() {
+		return key, false
+	}
+	return bpf.ServiceKey{Addr4: addr4(at.Addr), Port: at.Port, Protocol: at.Protocol}, true
+}
+
+// newService is a table entry. A backend at the tunnel port of a node makes the whole address forbidden to pods.
+func newService(s *policy.ServiceEntry, vxlanPort uint16) (service bpf.Service) {
+	if s.Tunnel {
+		service.Flags |= bpf.ServiceTunnel
+	}
+	for j, b := range s.Backends {
+		if s.Protocol == policy.UDP && b.Port == vxlanPort && (b.Host || b.Node) {
+			service.Flags |= bpf.ServiceTunnel
+		}
+		if j >= bpf.MaxBackends {
+			service.Flags |= bpf.ServiceMany
+			continue
+		}
+		backend := bpf.Backend{Identity: b.Identity, Port: b.Port}
+		if b.Host {
+			backend.Flags |= bpf.BackendHost
+		}
+		service.Backends[j] = backend
+		service.Count++
+	}
+	return service
+}
+
+// serviceChange is a set of entries that are other ones, or no more, afterwards.
+type serviceChange struct {
+	set  map[bpf.ServiceKey]bpf.Service
+	gone []bpf.ServiceKey
+}
+
+// replacing is the change that makes want the table's contents.
+func (t *serviceTable) replacing(want map[bpf.ServiceKey]bpf.Service) serviceChange {
+	c := serviceChange{set: want}
+	for key := range t.have {
+		if _, ok := want[key]; !ok {
+			c.gone = append(c.gone, key)
+		}
+	}
+	return c
+}
+
+// deltaServices is the change that a delta says.
+func deltaServices(d *policy.Delta, vxlanPort uint16) serviceChange {
+	c := serviceChange{set: newServices(d.Services, vxlanPort)}
+	for _, at := range d.GoneServices {
+		if key, ok := serviceKey(at); ok {
+			c.gone = append(c.gone, key)
+		}
+	}
+	return c
+}
+
+// fits says whether the table has room for a change.
+func (t *serviceTable) fits(c serviceChange) error {
+	after := len(t.have)
+	for key := range c.set {
+		if _, ok := t.have[key]; !ok {
+			after++
+		}
+	}
+	for _, key := range c.gone {
+		if _, ok := t.have[key]; ok {
+			after--
+		}
+	}
+	if limit := int(t.table.MaxEntries()); after > limit {
+		return fmt.Errorf("place %d Service addresses: %w: there is room for %d", after, ErrTooLarge, limit)
 	}
 	return nil
 }
 
-// replace makes want the table's contents. Each address has its old entry until it has its new one. If old and new do not
-// fit together, what is gone goes first.
-func (t *serviceTable) replace(want map[bpf.ServiceKey]bpf.Service) error {
+// apply makes a change. Each address has its old entry until it has its new one. If old and new do not fit together, what is
+// gone goes first.
+func (t *serviceTable) apply(c serviceChange) error {
 	union := len(t.have)
-	for key := range want {
+	for key := range c.set {
 		if _, ok := t.have[key]; !ok {
 			union++
 		}
 	}
-	steps := []func(map[bpf.ServiceKey]bpf.Service) error{t.put, t.prune}
+	put, remove := func() error { return t.put(c.set) }, func() error { return t.remove(c.gone) }
+	steps := []func() error{put, remove}
 	if union > int(t.table.MaxEntries()) {
-		steps[0], steps[1] = steps[1], steps[0]
+		steps = []func() error{remove, put}
 	}
 	for _, step := range steps {
-		if err := step(want); err != nil {
+		if err := step(); err != nil {
 			return err
 		}
 	}
@@ -116,9 +159,9 @@ func (t *serviceTable) put(want map[bpf.ServiceKey]bpf.Service) error {
 	return nil
 }
 
-func (t *serviceTable) prune(want map[bpf.ServiceKey]bpf.Service) error {
-	for key := range t.have {
-		if _, ok := want[key]; ok {
+func (t *serviceTable) remove(gone []bpf.ServiceKey) error {
+	for _, key := range gone {
+		if _, ok := t.have[key]; !ok {
 			continue
 		}
 		t.writes.point()

@@ -49,9 +49,9 @@ func TestServices(t *testing.T) {
 	got := write(
 		policy.ServiceEntry{Addr: addr(1), Protocol: policy.TCP, Port: 80, Backends: []policy.Backend{{Identity: 256, Port: 8080}, {Identity: 1, Port: 81, Host: true}}},
 		policy.ServiceEntry{Addr: addr(2), Protocol: policy.TCP, Port: 80, Backends: many},
-		policy.ServiceEntry{Addr: addr(3), Protocol: policy.UDP, Port: 53, Backends: []policy.Backend{{Identity: node, Port: 8472}}},
+		policy.ServiceEntry{Addr: addr(3), Protocol: policy.UDP, Port: 53, Backends: []policy.Backend{{Identity: node, Port: 8472, Node: true}}},
 		policy.ServiceEntry{Addr: addr(4), Protocol: policy.UDP, Port: 53, Backends: []policy.Backend{{Identity: 256, Port: 8472}}},
-		policy.ServiceEntry{Addr: addr(5), Protocol: policy.TCP, Port: 80, Backends: []policy.Backend{{Identity: node, Port: 8472}}},
+		policy.ServiceEntry{Addr: addr(5), Protocol: policy.TCP, Port: 80, Backends: []policy.Backend{{Identity: node, Port: 8472, Node: true}}},
 		policy.ServiceEntry{Addr: netip.MustParseAddr("2001:db8::1"), Protocol: policy.TCP, Port: 80},
 	)
 	want := bpf.Service{Count: 2}

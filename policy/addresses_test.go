@@ -131,7 +131,7 @@ func TestServices(t *testing.T) {
 	}
 	c := build(t, m)
 	front, back := c.Endpoint("default/front").Identity, c.Address(mustAddr("10.42.2.10")).Identity
-	want := []Backend{{1, 80, true}, {2, 80, false}, {min(front, back), 8080, false}, {max(front, back), 8080, false}}
+	want := []Backend{{1, 80, true, true}, {2, 80, false, false}, {min(front, back), 8080, false, false}, {max(front, back), 8080, false, false}}
 	var got []string
 	for _, s := range c.Services {
 		got = append(got, fmt.Sprintf("%s/%d/%d", s.Addr, s.Protocol, s.Port))

@@ -36,18 +36,19 @@ func (g *planning) assignIdentities() error {
 	defs := map[string]*Definition{}
 	before := map[string]*Definition{}
 	moved, kept := g.moved(), g.exceptions()
-	for _, o := range g.owners {
-		name := o.key
+	for i := range g.owners {
+		o := &g.owners[i]
+		name := o.id.key()
 		d := defs[name]
 		if was, ok := moved[o]; ok {
-			name = g.exceptionName(was, o.key)
+			name = g.exceptionName(was, o.id.key())
 			if d = defs[name]; d == nil {
-				d = &Definition{Identity: o.identity, Name: name, cachedKey: o.key}
+				d = &Definition{Identity: o.id.Identity, Name: name, cachedKey: o.id.key()}
 				defs[name] = d
-				before[name] = g.live.numbers.Identities[was]
+				before[name] = g.live.numbers.identities[was]
 			}
 			d.Addrs = append(d.Addrs, o.prefix.Addr())
-		} else if old := kept[o.prefix.Addr()]; old != nil && old.key() == o.key && o.prefix.IsSingleIP() {
+		} else if old := kept[o.prefix.Addr()]; old != nil && old.key() == o.id.key() && o.prefix.IsSingleIP() {
 			name = old.Name
 			if d = defs[name]; d == nil {
 				copied := *old
@@ -57,14 +58,10 @@ func (g *planning) assignIdentities() error {
 			}
 			d.Addrs = append(d.Addrs, o.prefix.Addr())
 		} else if d == nil {
-			d = &Definition{Identity: o.identity, cachedKey: o.key}
+			d = &Definition{Identity: o.id.Identity, cachedKey: o.id.key()}
 			defs[name] = d
 		}
 		d.Local = d.Local || o.kind == AddressLocalPod
-	}
-	g.used = make(map[string]bool, len(defs))
-	for name := range defs {
-		g.used[name] = true
 	}
 	numbers, err := g.numberIdentities(defs)
 	if err != nil {
@@ -92,36 +89,45 @@ func (g *planning) exceptionName(was uint32, key string) string {
 // numberIdentities adds the definitions that addresses will have, and those they have now, to the numbers.
 func (g *planning) numberIdentities(defs map[string]*Definition) (map[string]uint32, error) {
 	ids := pool[string, uint32]{what: "identities", first: FirstIdentity, last: MaxIdentity, tried: g.tried.identities}
-	fixed := g.numbers.Identities // the reserved ones
+	fixed := g.numbers.identities // the reserved ones
 	ids.held = identityNames(fixed)
 	if g.live != nil {
 		ids.held, ids.resting = g.live.identities, g.live.restingIdentities
 	}
-	numbers, err := ids.assign(sortedNames(g.used, strings.Compare), 0)
+	numbers, err := ids.assign(slices.Sorted(maps.Keys(defs)), 0)
 	if err != nil {
 		return nil, err
 	}
-	g.tried.identities = merged(g.tried.identities, numbers)
 	for name, number := range numbers {
+		if _, held := ids.held[name]; !held {
+			g.tried.identity(name, number)
+		}
 		d := defs[name]
 		if g.live != nil {
-			old := g.live.numbers.Identities[number]
+			old := g.live.numbers.identities.get(number)
 			if old == nil || d.Local && !old.Local {
 				g.fresh = true
 			}
-			d.Local = d.Local || old != nil && old.Local
-		}
-		fixed[number] = d
-	}
-	if g.live != nil {
-		for name := range g.live.inUse {
-			if number := g.live.identities[name]; fixed[number] == nil {
-				retiring := *g.live.numbers.Identities[number]
-				retiring.Addrs = nil
-				fixed[number] = &retiring
+			if d.Local = d.Local || old != nil && old.Local; old != nil && old.same(d) {
+				d = old
 			}
 		}
+		fixed = fixed.set(number, d)
 	}
+	if g.live != nil {
+		for number, d := range g.live.numbers.identities.all() {
+			if g.live.uses[number] == 0 || fixed.get(number) != nil {
+				continue
+			}
+			if len(d.Addrs) > 0 {
+				retiring := *d
+				retiring.Addrs = nil
+				d = &retiring
+			}
+			fixed = fixed.set(number, d)
+		}
+	}
+	g.numbers.identities = fixed
 	return numbers, nil
 }
 
@@ -129,7 +135,7 @@ func (g *planning) numberIdentities(defs map[string]*Definition) (map[string]uin
 func (g *planning) exceptions() map[netip.Addr]*Definition {
 	kept := map[netip.Addr]*Definition{}
 	if g.live != nil {
-		for _, d := range g.live.numbers.Identities {
+		for _, d := range g.live.numbers.identities.all() {
 			for _, a := range d.Addrs {
 				kept[a] = d
 			}
@@ -146,23 +152,25 @@ func (g *planning) moved() map[*owner]uint32 {
 	}
 	moved := map[*owner]uint32{}
 	who := map[string]bool{}
-	for _, o := range g.owners {
-		a, ok := g.live.addresses[o.prefix]
-		switch {
-		case !ok:
+	for i := range g.owners {
+		o := &g.owners[i]
+		a := g.live.addresses.find(o.prefix)
+		if a == nil {
 			continue
-		case o.pod != nil:
-			if t := g.live.numbers.Tenancies[o.prefix.Addr()]; t.Left != 0 || t.PodName != (PodName{o.pod.Key(), o.pod.UID}) {
+		}
+		old := g.live.numbers.identities.get(a.Identity)
+		if old == nil || old.key() == o.id.key() || !g.differ(&old.Identity, &o.id.Identity) {
+			continue
+		}
+		if o.pod != nil {
+			if t, _ := g.live.numbers.tenancy(o.prefix.Addr()); t.Left != 0 || !o.pod.is(t.PodName) {
 				continue
 			}
-		case a.Kind != o.kind || o.kind != AddressNode && o.kind != AddressHost:
+		} else if a.Kind != o.kind || o.kind != AddressNode && o.kind != AddressHost {
 			continue
 		}
-		old := g.live.numbers.Identities[a.Identity]
-		if old != nil && old.key() != o.key && g.differ(&old.Identity, &o.identity) {
-			moved[o] = a.Identity
-			who[o.String()] = true
-		}
+		moved[o] = a.Identity
+		who[o.String()] = true
 	}
 	if len(who) > 1 || g.changed {
 		return moved
@@ -181,17 +189,17 @@ func (g *planning) differ(old, now *Identity) bool {
 		return false
 	}
 	return !slices.Equal(old.Entities, now.Entities) || !slices.Equal(old.Ports, now.Ports) ||
-		common(old.Labels, now.Labels, &g.numbers.Vocabulary) || common(now.Labels, old.Labels, &g.live.numbers.Vocabulary)
+		common(old.Labels, now.Labels, &g.numbers.vocabulary) || common(now.Labels, old.Labels, &g.live.numbers.vocabulary)
 }
 
 // assignRules numbers the rules that select a local pod, by the old policies and by the new, and keeps the names of those
 // that did until now.
 func (g *planning) assignRules() error {
-	rules := pool[RuleName, uint16]{what: "rules", first: RuleHost + 1, last: MaxRule - 1, cursor: &g.numbers.LastRule}
+	rules := pool[RuleName, uint16]{what: "rules", first: RuleHost + 1, last: MaxRule - 1, cursor: &g.numbers.lastRule}
 	g.rules = map[RuleName]bool{}
 	collect := func(policies []Policy, into map[RuleName]bool) {
-		for i, m := range g.memo.meaningsOf(policies, g.numbers.Identities) {
-			if len(m.subjects) > 0 {
+		for i, m := range g.memo.meaningsOf(policies, g.numbers.identities) {
+			if len(m.subjects.members) > 0 {
 				for _, r := range policies[i].Rules {
 					into[RuleName{policies[i].Key, r.Path}] = true
 				}
@@ -204,15 +212,15 @@ func (g *planning) assignRules() error {
 	collect(g.policies, g.rules)
 	all := maps.Clone(g.rules)
 	if g.live != nil {
-		rules.held, rules.resting = g.live.numbers.Rules, g.live.restingRules
-		g.numbers.LastRule = g.live.numbers.LastRule
+		rules.held, rules.resting = g.live.numbers.rules, g.live.restingRules
+		g.numbers.lastRule = g.live.numbers.lastRule
 		maps.Copy(all, g.live.rulesInUse)
 		if g.changed && g.fresh {
 			collect(g.live.policies, all)
 		}
 	}
 	var err error
-	g.numbers.Rules, err = rules.assign(sortedNames(all, func(a, b RuleName) int {
+	g.numbers.rules, err = rules.assign(sortedNames(all, func(a, b RuleName) int {
 		return cmp.Or(strings.Compare(a.Policy, b.Policy), strings.Compare(a.Path, b.Path))
 	}), MaxRule)
 	return err
@@ -222,13 +230,13 @@ func (g *planning) assignSlots() error {
 	endpoints := pool[PodName, uint16]{what: "local pods", first: 1, last: MaxEndpoint, tried: g.tried.endpoints}
 	nodes := pool[string, uint16]{what: "nodes", first: 1, last: MaxNode, tried: g.tried.nodes}
 	if g.live != nil {
-		endpoints.held, endpoints.resting = g.live.numbers.Endpoints, g.live.restingEndpoints
-		nodes.held, nodes.resting = g.live.numbers.Nodes, g.live.restingNodes
+		endpoints.held, endpoints.resting = g.live.numbers.endpoints, g.live.restingEndpoints
+		nodes.held, nodes.resting = g.live.numbers.nodes, g.live.restingNodes
 	}
 	pods, names := map[PodName]bool{}, map[string]bool{}
-	for _, o := range g.owners {
-		if o.kind == AddressLocalPod {
-			pods[PodName{o.pod.Key(), o.pod.UID}] = true
+	for i := range g.owners {
+		if o := &g.owners[i]; o.kind == AddressLocalPod {
+			pods[o.pod.podName()] = true
 		}
 	}
 	endpoints.held = g.keptSlots(endpoints.held)
@@ -236,16 +244,14 @@ func (g *planning) assignSlots() error {
 		names[g.model.Nodes[i].Name] = true
 	}
 	var err error
-	if g.numbers.Endpoints, err = endpoints.assign(sortedNames(pods, func(a, b PodName) int {
-		return cmp.Or(strings.Compare(a.Pod, b.Pod), strings.Compare(a.UID, b.UID))
-	}), 0); err != nil {
+	if g.numbers.endpoints, err = endpoints.assign(sortedNames(pods, comparePodNames), 0); err != nil {
 		return err
 	}
-	if g.numbers.Nodes, err = nodes.assign(sortedNames(names, strings.Compare), 0); err != nil {
+	if g.numbers.nodes, err = nodes.assign(sortedNames(names, strings.Compare), 0); err != nil {
 		return err
 	}
-	g.tried.endpoints = merged(g.tried.endpoints, g.numbers.Endpoints)
-	g.tried.nodes = merged(g.tried.nodes, g.numbers.Nodes)
+	g.tried.endpoints = merged(g.tried.endpoints, g.numbers.endpoints)
+	g.tried.nodes = merged(g.tried.nodes, g.numbers.nodes)
 	return nil
 }
 
@@ -259,12 +265,16 @@ func (g *planning) keptSlots(held map[PodName]uint16) map[PodName]uint16 {
 	for _, slot := range held {
 		taken[slot] = true
 	}
-	for _, o := range g.owners {
-		a := g.live.addresses[o.prefix]
-		if o.kind != AddressLocalPod || a.Kind != AddressLocalPod || taken[a.Slot] {
+	for i := range g.owners {
+		o := &g.owners[i]
+		if o.kind != AddressLocalPod {
 			continue
 		}
-		if name := (PodName{o.pod.Key(), o.pod.UID}); held[name] == 0 {
+		a := g.live.addresses.find(o.prefix)
+		if a == nil || a.Kind != AddressLocalPod || taken[a.Slot] {
+			continue
+		}
+		if name := o.pod.podName(); held[name] == 0 {
 			held[name], taken[a.Slot] = a.Slot, true
 		}
 	}
@@ -274,42 +284,88 @@ func (g *planning) keptSlots(held map[PodName]uint16) map[PodName]uint16 {
 // assignTenancies counts another pod at an address. The last pod of an address is remembered when it is gone; of too many
 // such, the latest.
 func (g *planning) assignTenancies() {
-	tenancies := g.numbers.Tenancies
-	for _, o := range g.owners {
-		if o.pod == nil {
-			continue
-		}
-		t := Tenancy{PodName: PodName{o.pod.Key(), o.pod.UID}}
-		if g.live != nil {
-			if old, ok := g.live.numbers.Tenancies[o.prefix.Addr()]; ok {
-				t.Count = old.Count
-				if !g.sameTenant(o, old, t) {
-					t.Count++
-				}
+	var have chunks[tenancyKey]
+	if g.live != nil {
+		have = g.live.numbers.tenancies
+	}
+	list := make([]tenancyKey, 0, len(g.owners))
+	at := 0
+	come := func(before func(*owner) bool) { // pods at addresses that had none
+		for ; at < len(g.owners) && before(&g.owners[at]); at++ {
+			if o := &g.owners[at]; o.pod != nil {
+				list = append(list, tenancyKey{o.prefix.Addr(), Tenancy{PodName: o.pod.podName()}})
 			}
 		}
-		tenancies[o.prefix.Addr()] = t
 	}
-	if g.live == nil {
-		return
-	}
-	for a, t := range g.live.numbers.Tenancies {
-		if _, ok := tenancies[a]; !ok {
-			t.Left = cmp.Or(t.Left, g.generation+1)
-			tenancies[a] = t
+	have.each(func(old *tenancyKey) {
+		come(func(o *owner) bool { return o.pod == nil || o.prefix.Addr().Less(old.Addr) })
+		next := *old
+		if at < len(g.owners) && g.owners[at].prefix.Addr() == old.Addr {
+			o := &g.owners[at]
+			at++
+			next.Left = 0
+			if !g.sameTenant(o, &old.Tenancy) {
+				next.Count++
+			}
+			if !o.pod.is(next.PodName) {
+				next.PodName = o.pod.podName()
+			}
+		} else {
+			next.Left = cmp.Or(next.Left, g.generation+1)
 		}
-	}
-	forgetDeparted(tenancies)
+		list = append(list, next)
+	})
+	come(func(*owner) bool { return true })
+	list = forgetDeparted(list)
+	g.numbers.tenancies = tenancyListing().following(have, list, func(a, b *tenancyKey) bool { return *a == *b })
 }
 
-// sameTenant says whether t is the pod that had the address. Where only the kernel knows the last one, equal identities are
-// taken for the same pod.
-func (g *planning) sameTenant(o *owner, old, t Tenancy) bool {
+// sameTenant says whether an owner is the pod that had its address. Where only the kernel knows the last one, equal
+// identities are taken for the same pod.
+func (g *planning) sameTenant(o *owner, old *Tenancy) bool {
 	if old.PodName != (PodName{}) {
-		return old.PodName == t.PodName
+		return o.pod.is(old.PodName)
 	}
-	d := g.live.numbers.Identities[g.live.addresses[o.prefix].Identity]
-	return d != nil && d.key() == o.key
+	a := g.live.addresses.find(o.prefix)
+	if a == nil {
+		return false
+	}
+	d := g.live.numbers.identities.get(a.Identity)
+	return d != nil && d.key() == o.id.key()
+}
+
+// forgetDeparted is the list without the tenancies of addresses that have been nobody's longest: all but the last
+// maxDeparted of them.
+func forgetDeparted(list []tenancyKey) []tenancyKey {
+	var departed []*tenancyKey
+	for i := range list {
+		if list[i].Left != 0 {
+			departed = append(departed, &list[i])
+		}
+	}
+	if len(departed) <= maxDeparted {
+		return list
+	}
+	slices.SortFunc(departed, func(a, b *tenancyKey) int {
+		return cmp.Or(cmp.Compare(b.Left, a.Left), a.Addr.Compare(b.Addr))
+	})
+	forgotten := make(map[netip.Addr]bool, len(departed)-maxDeparted)
+	for _, t := range departed[maxDeparted:] {
+		forgotten[t.Addr] = true
+	}
+	return slices.DeleteFunc(list, func(t tenancyKey) bool { return forgotten[t.Addr] })
+}
+
+// is says whether the pod has this name, without writing it.
+func (p *Pod) is(n PodName) bool {
+	ns := len(p.Namespace)
+	return p.UID == n.UID && len(n.Pod) == ns+1+len(p.Name) && n.Pod[:ns] == p.Namespace && n.Pod[ns] == '/' && n.Pod[ns+1:] == p.Name
+}
+
+func (p *Pod) podName() PodName { return PodName{p.Key(), p.UID} }
+
+func comparePodNames(a, b PodName) int {
+	return cmp.Or(strings.Compare(a.Pod, b.Pod), strings.Compare(a.UID, b.UID))
 }
 
 func merged[K comparable, N any](a, b map[K]N) map[K]N {

@@ -44,7 +44,7 @@ func (c *compiler) planes(policies []int32, subject int32, dir Direction) (enfor
 	}
 	for _, i := range policies {
 		if p := &c.policies[i]; p.Audit && p.Isolates[dir] {
-			number, ok := c.n.Rules[isolationName(p.Key, dir)]
+			number, ok := c.n.rules[isolationName(p.Key, dir)]
 			if !ok {
 				return plane{}, plane{}, fmt.Errorf("%s has no number for its isolation", p.Key)
 			}

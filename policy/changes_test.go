@@ -60,6 +60,16 @@ func differing[T any](from, to []T, key func(*T) string) (there []T, gone []stri
 	return there, slices.Collect(maps.Keys(old))
 }
 
+// exported is n as Compile takes it.
+func (n *numbering) exported() *Numbers {
+	m := &Numbers{
+		Generation: n.generation, MaxImage: n.maxImage, Vocabulary: n.vocabulary, Identities: maps.Collect(n.identities.all()), Rules: n.rules,
+		LastRule: n.lastRule, Endpoints: n.endpoints, Nodes: n.nodes, Tenancies: map[netip.Addr]Tenancy{}, Charged: n.charged,
+	}
+	n.tenancies.each(func(t *tenancyKey) { m.Tenancies[t.Addr] = t.Tenancy })
+	return m
+}
+
 // mutatePods changes a pod or two, mostly so that their identities stay among those that are known.
 func mutatePods(r *rand.Rand, m *Model) *Model {
 	c := clonePods(m)
@@ -89,33 +99,158 @@ func mutatePods(r *rand.Rand, m *Model) *Model {
 }
 
 func withServices(r *rand.Rand, m *Model) *Model {
-	var backends []netip.AddrPort
-	for range 3 {
-		backends = append(backends, netip.AddrPortFrom(pick(r, m.Pods).Addrs[0], 80), netip.AddrPortFrom(mustAddr(fmt.Sprintf("10.42.1.%d", 210+r.IntN(20))), 81))
+	m.Services = nil
+	for i := range 1 + r.IntN(3) {
+		m.Services = append(m.Services, randomService(r, m, i))
 	}
-	m.Services = []Service{{Namespace: "red", Name: "s", NodePorts: true, Addrs: []netip.Addr{mustAddr("10.43.0.1")}, Ports: []ServicePort{{Protocol: TCP, Port: 80, NodePort: 30080, Backends: backends}}}}
 	return m
+}
+
+// randomService may have backends anywhere, and claim what another one does.
+func randomService(r *rand.Rand, m *Model, i int) Service {
+	s := Service{Namespace: "red", Name: fmt.Sprintf("s%d", i), NodePorts: r.IntN(2) == 0, Addrs: []netip.Addr{mustAddr(fmt.Sprintf("10.43.0.%d", i))}}
+	if r.IntN(4) == 0 {
+		s.Addrs = append(s.Addrs, pick(r, []netip.Addr{mustAddr("10.43.0.9"), mustAddr("2001:db8:43::1"), mustAddr("192.0.2.2"), mustAddr("::ffff:10.43.0.8")}))
+	}
+	for j := range 1 + r.IntN(2) {
+		p := ServicePort{Protocol: TCP, Port: uint16(80 + j), NodePort: uint16(r.IntN(3)) * 30080}
+		for range r.IntN(4) {
+			p.Backends = append(p.Backends, netip.AddrPortFrom(pick(r, pick(r, m.Pods).Addrs), 80),
+				netip.AddrPortFrom(mustAddr(fmt.Sprintf("10.42.%d.%d", 1+r.IntN(5), 210+r.IntN(20))), 81), netip.AddrPortFrom(pick(r, m.Nodes).Underlay[0], 8472))
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	return s
+}
+
+// mutateServices changes, adds or removes one.
+func mutateServices(r *rand.Rand, m *Model) *Model {
+	c := *m
+	i := r.IntN(5)
+	c.Services = slices.DeleteFunc(slices.Clone(m.Services), func(s Service) bool { return s.Name == fmt.Sprintf("s%d", i) })
+	if r.IntN(3) > 0 {
+		c.Services = append(c.Services, randomService(r, m, i))
+	}
+	return &c
+}
+
+// mutateNodes lets a node join or leave, or changes one.
+func mutateNodes(r *rand.Rand, m *Model) *Model {
+	c := *m
+	c.Nodes = slices.Clone(m.Nodes)
+	n := 1 + r.IntN(6)
+	i := slices.IndexFunc(c.Nodes, func(node Node) bool { return node.Name == fmt.Sprintf("node-%d", n) })
+	switch {
+	case i < 0:
+		c.Nodes = append(c.Nodes, Node{
+			Name: fmt.Sprintf("node-%d", n), Underlay: []netip.Addr{mustAddr(fmt.Sprintf("192.0.2.%d", n))},
+			Overlay:  []netip.Addr{mustAddr(fmt.Sprintf("10.42.%d.0", n)), mustAddr(fmt.Sprintf("10.42.%d.1", n))},
+			PodCIDRs: []netip.Prefix{mustPrefix(fmt.Sprintf("10.42.%d.0/24", n))}, VTEPMAC: [6]byte{2, 0, 0, 0, 0, byte(n)},
+		})
+	case n > 3 && r.IntN(2) == 0 && !slices.ContainsFunc(m.Pods, func(p Pod) bool { return p.Node == c.Nodes[i].Name }):
+		c.Nodes = slices.Delete(c.Nodes, i, i+1)
+	default:
+		switch node := &c.Nodes[i]; r.IntN(6) {
+		case 0:
+			node.VTEPMAC[0] ^= 4
+		case 1:
+			node.Direct = !node.Direct
+		case 2:
+			node.APIServer = !node.APIServer
+		case 3:
+			node.Underlay = []netip.Addr{mustAddr(fmt.Sprintf("192.0.2.%d", n+10*r.IntN(2)))}
+		case 4:
+			node.Underlay = append(slices.Clone(node.Underlay[:1]), mustAddr(fmt.Sprintf("192.0.2.%d", 100+n)))
+		case 5:
+			node.PodCIDRs = append(slices.Clone(node.PodCIDRs[:1]), mustPrefix(fmt.Sprintf("10.43.%d.0/24", 10*n+r.IntN(2))))
+		}
+	}
+	return &c
 }
 
 // body is an image without its header and its keys, which also tell of addresses that have come since.
 func body(img *Image) []byte { return img.bytes[imageHeaderSize:img.u32(offKeys)] }
 
+// standing is the tables as plans leave them, changed by nothing but what deltas say.
+type standing struct {
+	addresses map[netip.Prefix]Address
+	endpoints map[uint16]Endpoint
+	nodes     map[uint16]NodeEntry
+	services  map[ServiceAddress]ServiceEntry
+}
+
+func (k *standing) whole(c *Compiled) {
+	*k = standing{entries(c), map[uint16]Endpoint{}, map[uint16]NodeEntry{}, map[ServiceAddress]ServiceEntry{}}
+	for _, e := range c.Endpoints {
+		k.endpoints[e.Slot] = e
+	}
+	for _, n := range c.Nodes {
+		k.nodes[n.Slot] = n
+	}
+	for _, s := range c.Services {
+		k.services[s.At()] = s
+	}
+}
+
+func (k *standing) change(t *testing.T, d *Delta) {
+	for _, a := range d.Set {
+		if k.addresses[a.Prefix] == a {
+			t.Fatalf("%s is set to what it is", a.Prefix)
+		}
+		k.addresses[a.Prefix] = a
+	}
+	for _, prefix := range d.Gone {
+		if _, there := k.addresses[prefix]; !there {
+			t.Fatalf("%s goes, and is not there", prefix)
+		}
+		delete(k.addresses, prefix)
+	}
+	for _, slot := range d.GoneSlots {
+		delete(k.endpoints, slot)
+	}
+	for _, e := range d.Endpoints {
+		k.endpoints[e.Slot] = e
+	}
+	for _, slot := range d.GoneNodes {
+		delete(k.nodes, slot)
+	}
+	for _, n := range d.Nodes {
+		k.nodes[n.Slot] = n
+	}
+	for _, at := range d.GoneServices {
+		delete(k.services, at)
+	}
+	for _, s := range d.Services {
+		k.services[s.At()] = s
+	}
+}
+
 // After whatever sequence of whole models and of changes, the tables are those that Compile makes of the model and the
 // numbers, byte for byte, and a delta applied to the tables before gives them, too.
 func TestChangesComeToWhatCompileMakes(t *testing.T) {
-	deltas, edits, images := 0, 0, 0
-	eachSeed(t, 60, func(t *testing.T, r *rand.Rand) {
+	deltas, edits, interims, nodes, services, wholes := 0, 0, 0, 0, 0, 0
+	eachSeed(t, 120, func(t *testing.T, r *rand.Rand) {
 		from := withServices(r, randomModel(r))
 		p := NewPlanner()
 		plan := step(t, p, from)
-		k := entries(plan.Final)
-		for range 12 {
-			to := mutatePods(r, from)
-			switch r.IntN(4) {
+		k := &standing{}
+		k.whole(plan.Final)
+		for range 14 {
+			to := from
+			if r.IntN(4) > 0 {
+				to = mutatePods(r, to)
+			}
+			if r.IntN(3) == 0 {
+				to = mutateNodes(r, to)
+			}
+			if r.IntN(3) == 0 {
+				to = mutateServices(r, to)
+			}
+			switch r.IntN(8) {
 			case 0:
-				to = withServices(r, mutate(r, from))
-			case 1:
-				to = clonePods(from)
+				to = withServices(r, mutate(r, to))
+			case 1, 2:
+				to = clonePods(to)
 				to.Policies = slices.Clone(from.Policies)
 				if n := len(to.Policies); n > 0 {
 					p := &to.Policies[r.IntN(n)]
@@ -140,48 +275,99 @@ func TestChangesComeToWhatCompileMakes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			got := plan.Final
 			if d := plan.Delta; d != nil {
 				deltas++
 				if plan.Swap {
 					edits++
 				}
-				if plan.Interim != nil || plan.Swap == (plan.Final.Image == p.live.image) {
-					t.Fatal("a delta with another image than the last one, which is to be swapped in")
+				if plan.Interim != nil {
+					interims++
 				}
-				for _, a := range d.Set {
-					if k[a.Prefix] == a {
-						t.Fatalf("%s is set to what it is", a.Prefix)
-					}
-					k[a.Prefix] = a
+				nodes += min(1, len(d.Nodes)+len(d.GoneNodes))
+				services += min(1, len(d.Services)+len(d.GoneServices))
+				before := p.live.image
+				if plan.Interim != nil {
+					before = plan.Interim
 				}
-				for _, prefix := range d.Gone {
-					delete(k, prefix)
+				if plan.Swap == (got.Image == before) {
+					t.Fatal("another image than the last one, which is to be swapped in")
 				}
-				plan.Final.Addresses = p.live.addressesWith(d)
+				k.change(t, d)
+				if changewise {
+					got.Addresses = p.live.addressesWith(d)
+				}
 			} else {
-				images++
-				k = entries(plan.Final)
+				wholes++
+				k.whole(plan.Final)
 			}
 			p.Commit(plan)
-			want, err := Compile(to, p.live.numbers)
+			want, err := Compile(to, p.live.numbers.exported())
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := plan.Final
-			if !reflect.DeepEqual(got.Addresses, want.Addresses) || !maps.Equal(k, entries(want)) {
+			if !reflect.DeepEqual(got.Addresses, want.Addresses) {
 				t.Fatalf("addresses (changes %v, delta %v):\n%+v\nwant\n%+v", changewise, plan.Delta != nil, got.Addresses, want.Addresses)
 			}
-			if !reflect.DeepEqual(got.Endpoints, want.Endpoints) || !reflect.DeepEqual(got.Nodes, want.Nodes) || !reflect.DeepEqual(got.Services, want.Services) {
-				t.Fatalf("endpoints, nodes or Services:\n%+v\n%+v\n%+v\nwant\n%+v\n%+v\n%+v", got.Endpoints, got.Nodes, got.Services, want.Endpoints, want.Nodes, want.Services)
+			if !reflect.DeepEqual(got.Endpoints, want.Endpoints) || !reflect.DeepEqual(got.Nodes, want.Nodes) {
+				t.Fatalf("endpoints or nodes:\n%+v\n%+v\nwant\n%+v\n%+v", got.Endpoints, got.Nodes, want.Endpoints, want.Nodes)
+			}
+			if (plan.Delta == nil || !changewise) && !reflect.DeepEqual(got.Services, want.Services) {
+				t.Fatalf("Services:\n%+v\nwant\n%+v", got.Services, want.Services)
+			}
+			if all := (&standing{}); true {
+				if all.whole(want); !reflect.DeepEqual(k, all) {
+					t.Fatalf("after the delta %+v:\n%+v\nwant\n%+v", plan.Delta, k, all)
+				}
 			}
 			if !bytes.Equal(body(got.Image), body(want.Image)) || plan.Swap && !bytes.Equal(got.Image.Bytes(), want.Image.Bytes()) {
 				t.Fatalf("another image (swap %v, interim %v)", plan.Swap, plan.Interim != nil)
 			}
+			checkState(t, p)
 			from = to
 		}
 	})
-	if os.Getenv("WEIR_SEED") == "" && (deltas < 100 || edits < 10 || images < 100) {
-		t.Errorf("%d deltas, %d of them edits, %d plans with images", deltas, edits, images)
+	if os.Getenv("WEIR_SEED") == "" && (deltas < 400 || edits < 30 || interims < 100 || nodes < 30 || services < 100 || wholes < 100) {
+		t.Errorf("%d deltas, of them %d with other policies, %d with new identities, %d with nodes, %d with Services; %d plans of the whole",
+			deltas, edits, interims, nodes, services, wholes)
+	}
+	t.Logf("%d deltas, of them %d with other policies, %d with new identities, %d with nodes, %d with Services; %d plans of the whole",
+		deltas, edits, interims, nodes, services, wholes)
+}
+
+// checkState holds what the planner keeps beside the tables against them.
+func checkState(t *testing.T, p *Planner) {
+	t.Helper()
+	s := p.live
+	uses := make([]int32, len(s.uses))
+	s.addresses.each(func(e *located) {
+		uses[e.Identity]++
+		if d := s.numbers.identities.get(e.Identity); d == nil {
+			t.Fatalf("%s has identity %d, which means nothing", e.Prefix, e.Identity)
+		}
+	})
+	if !slices.Equal(uses, s.uses) {
+		t.Fatalf("identities are used %v times, counted as %v", uses, s.uses)
+	}
+	if names := identityNames(s.numbers.identities); !maps.Equal(names, s.identities) {
+		t.Fatalf("identities are %v, known as %v", names, s.identities)
+	}
+	var services []Service
+	for _, service := range s.resident.services.services {
+		services = append(services, *service)
+	}
+	x := newServiceIndex(services)
+	if len(x.claims) != len(s.resident.services.claims) || len(x.nodePorts) != len(s.resident.services.nodePorts) ||
+		!maps.Equal(x.backends, s.resident.services.backends) {
+		t.Fatalf("the index of Services is %+v, want %+v", s.resident.services, x)
+	}
+	departed := 0
+	s.numbers.tenancies.each(func(e *tenancyKey) { departed += min(1, int(e.Left)) })
+	if departed != s.resident.departed {
+		t.Fatalf("%d tenancies without a pod, counted as %d", departed, s.resident.departed)
+	}
+	if len(s.resident.slots) != len(s.numbers.endpoints) {
+		t.Fatalf("%d slots of %d pods", len(s.resident.slots), len(s.numbers.endpoints))
 	}
 }
 

@@ -83,10 +83,11 @@ func (c *comparer) enlistPods(group Grouping) {
 		for j := range s.model.Pods {
 			known[i][group(&s.model.Pods[j])]++
 		}
-		for _, o := range s.owners {
+		for j := range s.owners {
+			o := &s.owners[j]
 			if o.pod != nil && family(o.prefix.Addr()) == c.family {
 				w := group(o.pod)
-				here[i][w] = append(here[i][w], podAt{o.pod, s.number(o.identity, o.key)})
+				here[i][w] = append(here[i][w], podAt{o.pod, s.number(o.id.Identity, o.id.key())})
 			}
 		}
 	}
@@ -183,7 +184,8 @@ func (c *comparer) enlistNodes() {
 		for j := range s.model.Nodes {
 			known[i][s.model.Nodes[j].Name]++
 		}
-		for _, o := range s.owners {
+		for j := range s.owners {
+			o := &s.owners[j]
 			if isNode(o) && family(o.prefix.Addr()) == c.family {
 				at[i][o.node] = append(at[i][o.node], o)
 			}
@@ -224,7 +226,7 @@ func isNode(o *owner) bool { return o.kind == AddressNode || o.kind == AddressHo
 
 // nodeNumber is the identity of a node's address as pods of the node see it, or all others.
 func (s *comparedSide) nodeNumber(o *owner, kind memberKind) int32 {
-	id := o.identity
+	id := o.id.Identity
 	id.Entities = slices.Clone(id.Entities)
 	for i, e := range id.Entities {
 		if e == EntityHost || e == EntityRemoteNode {
@@ -244,7 +246,8 @@ func (c *comparer) enlistOutside() {
 	all, taken := map[netip.Prefix]bool{}, map[netip.Prefix]bool{}
 	for i, s := range c.sides {
 		members := map[netip.Prefix]*owner{}
-		for _, o := range s.owners {
+		for j := range s.owners {
+			o := &s.owners[j]
 			if family(o.prefix.Addr()) != c.family {
 				continue
 			}
@@ -274,8 +277,8 @@ func (c *comparer) enlistOutside() {
 		for side, s := range c.sides {
 			var covering *owner
 			outside[side].containing(p, func(_ netip.Prefix, o *owner) { covering = o })
-			m.ids[side] = s.number(covering.identity, covering.key)
-			if side == 1 && covering.identity.Is(EntityWorld) {
+			m.ids[side] = s.number(covering.id.Identity, covering.id.key())
+			if side == 1 && covering.id.Is(EntityWorld) {
 				m.kind = memberWorld
 			}
 		}

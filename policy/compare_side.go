@@ -14,12 +14,12 @@ import (
 // and without the limits of an image.
 type comparedSide struct {
 	model    *Model
-	owners   []*owner
+	owners   []owner
 	readings []*reading
 	ofNode   map[string]int // node → the reading that its pods are guarded by
 
 	numbers map[string]uint32 // identity key → number, from 1 without a gap: also its index in the compiler's population
-	defs    map[uint32]*Definition
+	defs    definitions
 
 	rows   []*comparedRow
 	cells  []comparedCell
@@ -34,7 +34,6 @@ type reading struct {
 	policies []Policy
 	options  Options
 	c        *compiler
-	local    []int32   // index in all → index in locals
 	by       [][]int32 // local identity → policies that select it
 	known    map[string]int32
 	refs     []ruleRef // of c.rules
@@ -91,7 +90,7 @@ func newComparedSide(models []*Model, policies [][]Policy, words *Vocabulary) (*
 		s.ofNode[m.Node] = at
 	}
 	var err error
-	if _, s.owners, err = resolve(models[0], words); err != nil {
+	if _, s.owners, err = resolve(models[0], words, nil); err != nil {
 		return nil, err
 	}
 	s.forget()
@@ -104,7 +103,7 @@ func (s *comparedSide) number(id Identity, key string) int32 {
 	if !ok {
 		n = uint32(len(s.numbers) + 1)
 		s.numbers[key] = n
-		s.defs[n] = &Definition{Identity: id, Local: id.Pod(), cachedKey: key}
+		s.defs = s.defs.set(n, &Definition{Identity: id, Local: id.Pod(), cachedKey: key})
 	}
 	return int32(n)
 }
@@ -114,31 +113,27 @@ func (s *comparedSide) forget() {
 	for i, r := range s.readings {
 		s.readings[i] = &reading{policies: r.policies, options: r.options}
 	}
-	*s = comparedSide{model: s.model, owners: s.owners, readings: s.readings, ofNode: s.ofNode, numbers: map[string]uint32{}, defs: map[uint32]*Definition{}}
+	*s = comparedSide{model: s.model, owners: s.owners, readings: s.readings, ofNode: s.ofNode, numbers: map[string]uint32{}}
 }
 
 // prepare makes the compiler once all identities have numbers, and lists what its policies tell apart.
-func (v *reading) prepare(defs map[uint32]*Definition) (sets map[string][]int32, ranges map[portRange]bool) {
-	n := NewNumbers()
-	n.Identities = defs
+func (v *reading) prepare(defs definitions) (sets map[string][]int32, ranges map[portRange]bool) {
+	n := newNumbering()
+	n.identities = defs
 	for i := range v.policies {
 		for j := range v.policies[i].Rules {
-			n.Rules[RuleName{v.policies[i].Key, v.policies[i].Rules[j].Path}] = RuleHost + 1 // rows number their own
+			n.rules[RuleName{v.policies[i].Key, v.policies[i].Rules[j].Path}] = RuleHost + 1 // rows number their own
 		}
 	}
 	m := &memo{}
 	v.c = &compiler{policies: v.policies, options: v.options, n: n, meanings: m.meaningsOf(v.policies, defs), lists: listPool{}, byRule: map[ruleRef]int32{}}
 	v.c.all, v.c.locals = m.populations(defs)
-	v.local = make([]int32, len(v.c.all.numbers))
-	for i, number := range v.c.locals.numbers {
-		v.local[number] = int32(i)
-	}
 	v.by = make([][]int32, len(v.c.locals.defs))
 	for i, m := range v.c.meanings {
 		if v.policies[i].Audit {
 			continue // what enforces nothing allows and denies nothing
 		}
-		for _, l := range m.subjects {
+		for _, l := range m.subjects.members {
 			v.by[l] = append(v.by[l], int32(i))
 		}
 	}
@@ -165,8 +160,7 @@ func (s *comparedSide) begin(all int32) {
 // row finds the row of a pod's identity; 0 is that of pods without policy.
 func (s *comparedSide) row(at int, identity int32, dir Direction, sets *portSets) (int32, error) {
 	v := s.readings[at]
-	l := v.local[identity]
-	e, err := v.c.effective(v.by[l], l, dir)
+	e, err := v.c.effective(v.by[identity], identity, dir)
 	if err != nil || !e.policed {
 		return 0, err
 	}
@@ -329,7 +323,7 @@ func (s *comparedSide) cause(cell int32, class int) (allow bool, rule RuleName) 
 // isolating lists the policies that isolate a pod's identity.
 func (v *reading) isolating(identity int32, dir Direction) []string {
 	var keys []string
-	for _, p := range v.by[v.local[identity]] {
+	for _, p := range v.by[identity] {
 		if v.policies[p].Isolates[dir] {
 			keys = append(keys, v.policies[p].Key)
 		}

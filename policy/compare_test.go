@@ -50,8 +50,8 @@ func (c *comparer) memberOf(now *Model, a netip.Addr, node string) int32 {
 				kind = memberHost
 			}
 			id := c.sides[1].defs[uint32(m.ids[1])]
-			o := c.sides[1].owners[slices.IndexFunc(c.sides[1].owners, func(o *owner) bool { return o.prefix.Addr() == a && o.prefix.IsSingleIP() })]
-			if m.kind == kind && slices.Contains(m.nodes, n.Name) && slices.Equal(id.Prefixes, o.identity.Prefixes) {
+			o := c.sides[1].owners[slices.IndexFunc(c.sides[1].owners, func(o owner) bool { return o.prefix.Addr() == a && o.prefix.IsSingleIP() })]
+			if m.kind == kind && slices.Contains(m.nodes, n.Name) && slices.Equal(id.Prefixes, o.id.Prefixes) {
 				return int32(i)
 			}
 		case m.prefix.IsValid() && m.prefix.Contains(a) && (best < 0 || m.prefix.Bits() > c.members[best].prefix.Bits()):

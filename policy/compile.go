@@ -25,15 +25,16 @@ func Compile(m *Model, n *Numbers) (*Compiled, error) {
 		return nil, err
 	}
 	policies = closing(policies, n.Charged)
-	_, owners, err := resolve(m, &n.Vocabulary)
+	own := n.numbering()
+	_, owners, err := resolve(m, &own.vocabulary, nil)
 	if err != nil {
 		return nil, err
 	}
-	img, err := compileImage(m.Node, policies, m.Options, n, &memo{})
+	img, err := compileImage(m.Node, policies, m.Options, own, &memo{})
 	if err != nil {
 		return nil, err
 	}
-	return tables(m, owners, n, img)
+	return tables(m, owners, own, img)
 }
 
 // Build compiles a model for its node with numbers of its own: for tests, reports and tools.
@@ -148,20 +149,16 @@ func (e Entity) known() bool {
 	return false
 }
 
-func localPopulation(defs map[uint32]*Definition) *population {
-	return newPopulation(defs, func(d *Definition) bool { return d.Local && d.Pod() })
-}
-
 // compiler is the state of one compileImage.
 type compiler struct {
 	policies []Policy
 	options  Options
-	n        *Numbers
+	n        *numbering
 	all      *population
 	locals   *population
 	meanings []*meaning
 
-	peerClass []uint16 // index in all → peer class
+	peerClass []uint16 // number → peer class
 	peerCount int
 	ports     *portSpace
 	stamp     []int32 // scratch of classesOf
@@ -231,16 +228,16 @@ func (p listPool) get(all bool, members []int32) *list {
 }
 
 // compileImage compiles policies for the identities that n defines.
-func compileImage(node string, policies []Policy, options Options, n *Numbers, memo *memo) (*Image, error) {
+func compileImage(node string, policies []Policy, options Options, n *numbering, memo *memo) (*Image, error) {
 	c := &compiler{
-		policies: policies, options: options, n: n, meanings: memo.meaningsOf(policies, n.Identities),
+		policies: policies, options: options, n: n, meanings: memo.meaningsOf(policies, n.identities),
 		lists: listPool{}, byRule: map[ruleRef]int32{},
 	}
-	c.all, c.locals = memo.populations(n.Identities)
+	c.all, c.locals = memo.populations(n.identities)
 	if err := c.divide(); err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
-	limit := cmp.Or(n.MaxImage, DefaultMaxImage)
+	limit := cmp.Or(n.maxImage, DefaultMaxImage)
 	identities, written, err := c.rows(limit)
 	if err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
@@ -248,8 +245,8 @@ func compileImage(node string, policies []Policy, options Options, n *Numbers, m
 	if written > limit {
 		return nil, fmt.Errorf("compile: %w", c.tooLarge(written, limit))
 	}
-	k := newKeys(node, policies, options, n, memo)
-	bytes, err := c.out.image(n.Generation, identities, c.ports, k, &memo.chunks)
+	k := newKeys(node, policies, options, n)
+	bytes, err := c.out.image(n.generation, identities, c.ports, k, &memo.packed)
 	if err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
@@ -278,71 +275,90 @@ func (c *compiler) distinctions() (sets map[string][]int32, ranges map[portRange
 		c.dividePolicy(int32(i), sets, ranges)
 	}
 	standing := hostPeer()
-	sets[peerKey(&standing)] = c.all.matching(&standing)
+	host := c.all.set(&standing)
+	sets[host.key] = host.members
 	return sets, ranges
 }
 
+// dividePeers finds the classes of identities that no set tells apart. Classes that the same large sets contain become
+// neighbours: then most blocks of a row are uniform, and stored once. A lookup's cost in cache misses is the number of
+// different blocks. The rest goes by the identities' keys.
 func (c *compiler) dividePeers(sets map[string][]int32) error {
-	c.peerParts.reset(len(c.all.defs))
-	for _, key := range slices.Sorted(maps.Keys(sets)) {
-		c.peerParts.split(sets[key])
+	parts := &c.peerParts
+	parts.reset(len(c.all.defs))
+	keys := slices.SortedFunc(maps.Keys(sets), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(sets[b]), len(sets[a])), strings.Compare(a, b))
+	})
+	for _, key := range keys {
+		parts.split(sets[key])
 	}
-	order, names := make([]int32, len(c.all.defs)), make([]string, len(c.all.defs))
-	for i := range order {
-		order[i] = int32(i)
-		if i > 0 {
-			names[i] = c.all.defs[i].key()
+	// The first of each class stands for it.
+	first := make([]int32, len(parts.size))
+	order := make([]int32, 0, len(parts.size)) // of classes
+	for _, e := range c.all.byName {
+		if class := parts.of[e]; class != 0 && first[class] == 0 {
+			first[class] = e
+			order = append(order, class)
 		}
 	}
-	// Identities that the same large sets contain become neighbours: then most blocks of a row are uniform, and stored
-	// once. A lookup's cost in cache misses is the number of different blocks. Ties keep the order of numbers.
-	large := c.largestSets(sets)
-	slices.SortStableFunc(order[1:], func(a, b int32) int {
-		return cmp.Or(slices.Compare(large[a], large[b]), strings.Compare(names[a], names[b]))
-	})
-	c.peerClass = make([]uint16, len(order))
-	c.peerCount = c.peerParts.compact(order, c.peerClass)
-	if c.peerCount > maxClasses {
+	large := make([]largest, len(parts.size))
+	for rank, key := range keys {
+		for _, e := range sets[key] {
+			if class := parts.of[e]; first[class] == e {
+				large[class].add(int32(rank))
+			}
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int32) int { return large[a].compare(&large[b]) })
+	if c.peerCount = 1 + len(order); c.peerCount > maxClasses {
 		return c.tooManyPeers()
+	}
+	numbers := make([]uint16, len(parts.size)) // class 0 is that of the unknown, and stays
+	for i, class := range order {
+		numbers[class] = uint16(i + 1)
+	}
+	c.peerClass = make([]uint16, len(c.all.defs))
+	for e, class := range parts.of {
+		c.peerClass[e] = numbers[class]
 	}
 	c.stamp = make([]int32, c.peerCount)
 	return nil
 }
 
+// largest are the ranks of the largest sets that contain a class: rank 0 is the largest set.
+type largest struct {
+	ranks [8]int32
+	count int
+}
+
+func (l *largest) add(rank int32) {
+	if l.count < len(l.ranks) {
+		l.ranks[l.count] = rank
+		l.count++
+	}
+}
+
+func (l *largest) compare(m *largest) int {
+	return slices.Compare(l.ranks[:l.count], m.ranks[:m.count])
+}
+
 // dividePolicy adds the sets of peers and the ranges of ports that a policy of local pods tells apart.
 func (c *compiler) dividePolicy(i int32, sets map[string][]int32, ranges map[portRange]bool) {
 	m := c.meanings[i]
-	if len(m.subjects) == 0 {
+	if len(m.subjects.members) == 0 {
 		return
 	}
 	for j := range c.policies[i].Rules {
 		r := &c.policies[i].Rules[j]
 		for _, p := range m.peers[j] {
-			if !p.all {
-				sets[p.key] = p.set
+			if p != nil {
+				sets[p.key] = p.members
 			}
 		}
 		for k := range r.Ports {
-			c.divideBy(r, &r.Ports[k], m.subjects, sets, ranges)
+			c.divideBy(r, &r.Ports[k], m.subjects.members, sets, ranges)
 		}
 	}
-}
-
-// largestSets lists, for each identity, the ranks of the largest sets that contain it: rank 0 is the largest set.
-func (c *compiler) largestSets(sets map[string][]int32) [][]int32 {
-	const most = 8
-	keys := slices.SortedFunc(maps.Keys(sets), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(sets[b]), len(sets[a])), cmp.Compare(a, b))
-	})
-	large := make([][]int32, len(c.all.defs))
-	for rank, key := range keys {
-		for _, e := range sets[key] {
-			if len(large[e]) < most {
-				large[e] = append(large[e], int32(rank))
-			}
-		}
-	}
-	return large
 }
 
 func hostPeer() Peer { return Peer{Kind: PeerEntity, Entity: EntityHost} }

@@ -10,66 +10,104 @@ import (
 	"slices"
 )
 
-// Delta is how the tables of a plan differ from those of the plan before it, where all that else may be due is the final
-// image.
+// Delta is how the tables of a plan differ from those of the plan before it.
 type Delta struct {
-	After     *Step // the plan whose tables these are changes of
-	Set       []Address
-	Gone      []netip.Prefix
-	Endpoints []Endpoint // new ones, and those that say something else than before
-	GoneSlots []uint16
-	Services  bool // Final.Services are others than before
+	After        *Step // the plan whose tables these are changes of
+	Set          []Address
+	Gone         []netip.Prefix
+	Endpoints    []Endpoint // new ones, and those that say something else than before
+	GoneSlots    []uint16
+	Nodes        []NodeEntry // new ones, and those that say something else than before
+	GoneNodes    []uint16
+	Services     []ServiceEntry // those that may say something else than before
+	GoneServices []ServiceAddress
 }
 
 // Step stands for the tables that a plan leaves behind.
 type Step struct{ _ byte }
 
-// podChange is a delta in the making.
-type podChange struct {
+// change is a plan in the making that looks at what changes, and at nothing else.
+type change struct {
 	*Planner
-	now     map[netip.Prefix]*owner // of addresses that change; nil: nobody's
-	pods    map[podID]*Pod          // nil: gone
-	slots   map[PodName]uint16      // handed out
-	freed   map[PodName]uint16
-	tenancy map[netip.Addr]Tenancy
-	moved   int // pods that stay and change their identity
+	policies []Policy
+	charged  map[string]bool
+	edits    bool // policies change
+
+	now      map[netip.Prefix]*owner // of addresses that change; nil: nobody's
+	pods     map[podID]*Pod          // nil: gone
+	nodes    map[string]*Node        // nil: gone
+	services map[string]*Service     // nil: gone
+	moved    map[string]bool         // pods and nodes that stay and change their identity
+
+	slots, freed map[PodName]uint16 // of local pods: handed out, given back
+	nodeSlots    map[string]uint16  // of new nodes
+	tenancy      map[netip.Addr]Tenancy
+
+	numbers map[string]uint32      // of identities that the live image does not know
+	defs    map[uint32]*Definition // what they mean, and what else is not as the live image has it
+	fresh   bool                   // the live image lacks a number, or rows
+
+	// With images only: the numbers once it is carried out, the rules in use, and what means nothing any more.
+	next  *numbering
+	rules map[RuleName]bool
+	drop  map[uint32]bool
 }
 
-// delta plans a change of pods; nil if it takes more than the changes to do so, or if something is wrong with them.
-func (p *Planner) delta(pods []*Pod, gone []podID) *Plan {
+// small plans news and other policies by looking at nothing else; nil if it takes more to do so, or if something is
+// wrong with them. An error says that it does not fit.
+func (p *Planner) small(d *news, policies []Policy, charged map[string]bool) (*Plan, error) {
 	s := p.live
-	if len(pods)+len(gone) > maxDelta {
-		return nil
+	if !d.few() || s.resident.services.twice && len(d.services)+len(d.goneServices) > 0 {
+		return nil, nil
 	}
-	c := &podChange{
-		Planner: p, now: map[netip.Prefix]*owner{}, pods: map[podID]*Pod{}, slots: map[PodName]uint16{}, freed: map[PodName]uint16{},
-		tenancy: map[netip.Addr]Tenancy{},
+	c := &change{
+		Planner: p, policies: policies, charged: charged,
+		now: map[netip.Prefix]*owner{}, pods: map[podID]*Pod{}, nodes: map[string]*Node{}, services: map[string]*Service{}, moved: map[string]bool{},
+		slots: map[PodName]uint16{}, freed: map[PodName]uint16{}, nodeSlots: map[string]uint16{}, tenancy: map[netip.Addr]Tenancy{},
+		numbers: map[string]uint32{}, defs: map[uint32]*Definition{},
 	}
-	for _, id := range gone {
-		if !c.leave(s.resident.pods[id]) {
-			return nil
-		}
-		c.pods[id] = nil
+	c.edits = !sameList(policies, s.policies) && !equalPolicies(policies, s.policies)
+	clear(s.resident.resolver.known) // else it would grow for ever
+	if !c.nodesChange(d) || !c.podsChange(d) || !c.servicesChange(d) {
+		return nil, nil
 	}
-	for _, pod := range pods {
-		if _, twice := c.pods[pod.id()]; twice || !c.leave(s.resident.pods[pod.id()]) {
-			return nil
-		}
-		c.pods[pod.id()] = pod
+	if len(c.moved) > 1 || len(c.moved) > 0 && c.edits || c.edits && !c.familiar() {
+		return nil, nil
 	}
-	for _, pod := range pods {
-		if !c.come(pod) {
-			return nil
-		}
-	}
-	if c.moved > 1 || !c.number(pods) {
-		return nil
+	if !c.numberIdentities() || !c.numberPods() || !c.numberNodes() {
+		return nil, nil
 	}
 	return c.plan()
 }
 
+// podsChange takes the addresses of what changes away, and gives out those of what is there.
+func (c *change) podsChange(d *news) bool {
+	r := c.live.resident
+	for _, id := range d.gonePods {
+		if !c.leave(r.pods[id]) {
+			return false
+		}
+		c.pods[id] = nil
+	}
+	for _, pod := range d.pods {
+		if _, twice := c.pods[pod.id()]; twice || !c.leave(r.pods[pod.id()]) {
+			return false
+		}
+		c.pods[pod.id()] = pod
+	}
+	if !c.flagsChange() {
+		return false
+	}
+	for _, pod := range c.pods {
+		if pod != nil && !c.come(pod) {
+			return false
+		}
+	}
+	return true
+}
+
 // leave takes a pod's addresses away. Not here is decided what an address becomes that a policy or a node names as well.
-func (c *podChange) leave(pod *Pod) bool {
+func (c *change) leave(pod *Pod) bool {
 	if pod == nil {
 		return true
 	}
@@ -80,52 +118,58 @@ func (c *podChange) leave(pod *Pod) bool {
 		}
 		c.now[p] = nil
 	}
-	if name := (PodName{pod.Key(), pod.UID}); pod.Node == c.live.resident.model.Node {
-		c.freed[name] = c.live.numbers.Endpoints[name]
+	if name := pod.podName(); pod.Node == c.live.node {
+		c.freed[name] = c.live.numbers.endpoints[name]
 	}
 	return true
 }
 
-// plain says whether p is a pod's at most: an address of nobody else, and named by no policy.
-func (c *podChange) plain(p netip.Prefix) bool {
+// plain says whether p is one owner's at most, and named by no policy.
+func (c *change) plain(p netip.Prefix) bool {
 	r := c.live.resident
 	_, named := r.resolver.named.members[p]
-	return !named && !r.cidrs[p] && !c.live.exceptions[p.Addr()]
+	return !named && r.single[p] == 0
 }
 
-func (c *podChange) come(pod *Pod) bool {
-	r := c.live.resident
-	owners, err := r.resolver.podOwners(pod)
-	if err != nil {
+func (c *change) come(pod *Pod) bool {
+	node, ok := c.nodes[pod.Node]
+	if !ok {
+		node = c.live.resident.resolver.nodes[pod.Node]
+	}
+	ok = node != nil
+	return ok && c.live.resident.resolver.podOwners(pod, node, func(o owner) error {
+		old := c.live.addresses.find(o.prefix)
+		if !c.take(o) {
+			return errNotPlain
+		}
+		if old != nil && old.pod != nil && old.pod.id() == pod.id() && old.pod.UID == pod.UID && c.other(old, &o) {
+			c.moved[o.String()] = true
+		}
+		c.tenancy[o.prefix.Addr()] = c.tenant(&o)
+		return nil
+	}) == nil
+}
+
+// take gives an address to an owner; false if it is somebody's.
+func (c *change) take(o owner) bool {
+	there, changes := c.now[o.prefix]
+	if there != nil || !changes && c.live.addresses.find(o.prefix) != nil || !c.plain(o.prefix) {
 		return false
 	}
-	moved := false
-	for _, o := range owners {
-		there, changes := c.now[o.prefix]
-		if there != nil || !changes && r.resolver.owners[o.prefix] != nil || !c.plain(o.prefix) {
-			return false
-		}
-		o.key = o.identity.key()
-		number, known := c.live.identities[o.key]
-		if d := c.live.numbers.Identities[number]; !known || o.kind == AddressLocalPod && !d.Local {
-			return false
-		}
-		if old := r.resolver.owners[o.prefix]; old != nil && old.pod.id() == pod.id() && old.pod.UID == pod.UID && old.key != o.key {
-			moved = true
-		}
-		c.now[o.prefix] = o
-		c.tenancy[o.prefix.Addr()] = c.next(o)
-	}
-	if moved {
-		c.moved++
-	}
+	c.now[o.prefix] = &o
 	return true
 }
 
-// next counts another pod at an address.
-func (c *podChange) next(o *owner) Tenancy {
-	t := Tenancy{PodName: PodName{o.pod.Key(), o.pod.UID}}
-	if old, ok := c.live.numbers.Tenancies[o.prefix.Addr()]; ok {
+// other says whether an address has another identity with its new owner.
+func (c *change) other(old *located, now *owner) bool {
+	d := c.live.numbers.identities.get(old.Identity)
+	return d == nil || d.key() != now.id.key()
+}
+
+// tenant counts another pod at an address.
+func (c *change) tenant(o *owner) Tenancy {
+	t := Tenancy{PodName: o.pod.podName()}
+	if old, ok := c.live.numbers.tenancy(o.prefix.Addr()); ok {
 		if t.Count = old.Count; old.PodName != t.PodName {
 			t.Count++
 		}
@@ -133,28 +177,32 @@ func (c *podChange) next(o *owner) Tenancy {
 	return t
 }
 
-// number gives local pods their slots: what they have, or the first that is free.
-func (c *podChange) number(pods []*Pod) bool {
+// numberPods gives local pods their slots: what they have, or the first that is free.
+func (c *change) numberPods() bool {
 	next := uint16(1)
 	taken := map[uint16]bool{}
 	for _, slot := range c.tried.endpoints {
 		taken[slot] = true
 	}
-	slices.SortFunc(pods, func(a, b *Pod) int {
+	var local []*Pod
+	for _, pod := range c.pods {
+		if pod != nil && pod.Node == c.live.node && len(pod.Addrs) > 0 {
+			local = append(local, pod)
+		}
+	}
+	slices.SortFunc(local, func(a, b *Pod) int {
 		return cmp.Or(cmp.Compare(a.Key(), b.Key()), cmp.Compare(a.UID, b.UID))
 	})
-	for _, pod := range pods {
-		if pod.Node != c.live.resident.model.Node || len(pod.Addrs) == 0 {
-			continue
-		}
-		name := PodName{pod.Key(), pod.UID}
-		slot := cmp.Or(c.live.numbers.Endpoints[name], c.tried.endpoints[name])
+	for _, pod := range local {
+		name := pod.podName()
+		slot := cmp.Or(c.live.numbers.endpoints[name], c.tried.endpoints[name])
 		for ; slot == 0; next++ {
 			if next > MaxEndpoint {
 				return false
 			}
 			if !c.live.resident.slots[next] && !taken[next] && !c.live.restingEndpoints[next] {
 				slot = next
+				taken[next] = true
 			}
 		}
 		delete(c.freed, name)
@@ -166,226 +214,155 @@ func (c *podChange) number(pods []*Pod) bool {
 	return true
 }
 
-// plan says what the tables differ in.
-func (c *podChange) plan() *Plan {
-	s, r := c.live, c.live.resident
-	d := &Delta{After: s.step}
-	local := map[string]*Endpoint{} // by pod
-	for _, prefix := range slices.SortedFunc(maps.Keys(c.now), comparePrefix) {
-		o := c.now[prefix]
-		if o == nil {
-			d.Gone = append(d.Gone, prefix)
-			if t, ok := s.numbers.Tenancies[prefix.Addr()]; ok {
+// plan says what the tables differ in, and makes the images that are due.
+func (c *change) plan() (*Plan, error) {
+	s := c.live
+	plan := &Plan{Delta: &Delta{After: s.step}, Step: &Step{}, Final: &Compiled{Image: s.image}}
+	for prefix, o := range c.now {
+		if o != nil {
+			continue
+		}
+		if t, ok := s.numbers.tenancy(prefix.Addr()); ok && prefix.IsSingleIP() {
+			if _, taken := c.tenancy[prefix.Addr()]; !taken {
 				t.Left = cmp.Or(t.Left, c.generation+1)
 				c.tenancy[prefix.Addr()] = t
 			}
+		}
+	}
+	if c.fresh || c.edits {
+		if err := c.images(plan); err != nil {
+			return nil, err
+		}
+	}
+	d := plan.Delta
+	local := map[*Pod]*Endpoint{}
+	for _, prefix := range slices.SortedFunc(maps.Keys(c.now), comparePrefix) {
+		o := c.now[prefix]
+		if o == nil {
+			if s.addresses.find(prefix) != nil {
+				d.Gone = append(d.Gone, prefix)
+			}
 			continue
 		}
-		a := Address{Prefix: prefix, Identity: s.identities[o.key], Kind: o.kind, Flags: o.flags, Tenancy: c.tenancy[prefix.Addr()].Count}
+		a := c.address(o)
 		if o.kind == AddressLocalPod {
-			e := local[o.pod.Key()]
+			e := local[o.pod]
 			if e == nil {
-				e = &Endpoint{Slot: c.slots[PodName{o.pod.Key(), o.pod.UID}], Pod: o.pod.Key(), UID: o.pod.UID, Identity: a.Identity}
-				e.Policed = [2]bool{s.image.Policed(Ingress, e.Identity), s.image.Policed(Egress, e.Identity)}
-				local[e.Pod] = e
+				e = newEndpoint(o.pod, a.Slot, a.Identity, plan.Final.Image)
+				local[o.pod] = e
 			}
 			e.Addrs = append(e.Addrs, prefix.Addr())
-			a.Slot = e.Slot
-		} else {
-			a.Slot = s.numbers.Nodes[o.node]
 		}
-		if s.addresses[prefix] != a {
+		if old := s.addresses.find(prefix); old == nil || old.Address != a {
 			d.Set = append(d.Set, a)
 		}
 	}
-	final := &Compiled{Image: s.image, Nodes: r.compiled.Nodes, Services: r.compiled.Services}
-	final.Endpoints, d.Endpoints, d.GoneSlots = c.endpoints(local)
-	for prefix := range c.now {
-		d.Services = d.Services || r.backends[prefix.Addr()]
+	c.endpoints(plan, local)
+	c.nodeEntries(plan)
+	c.serviceEntries(d)
+	plan.commit = func() { c.commit(plan) }
+	return plan, nil
+}
+
+// address is the entry of an owner.
+func (c *change) address(o *owner) Address {
+	a := Address{Prefix: o.prefix, Identity: c.identity(o), Kind: o.kind, Flags: o.flags, Tenancy: c.tenancy[o.prefix.Addr()].Count}
+	switch {
+	case o.kind == AddressLocalPod:
+		a.Slot = c.slots[o.pod.podName()]
+	case o.node != "":
+		a.Slot = cmp.Or(c.live.numbers.nodes[o.node], c.nodeSlots[o.node])
 	}
-	if d.Services {
-		final.services(r.model, c.cover)
-	}
-	plan := &Plan{Final: final, Delta: d, Step: &Step{}, Overflow: s.overflow}
-	plan.commit = func(p *Planner) { c.commit(plan) }
-	return plan
+	return a
 }
 
 // endpoints lists all local pods, those that are new or say something else, and the slots of those that are gone.
-func (c *podChange) endpoints(local map[string]*Endpoint) (all, changed []Endpoint, gone []uint16) {
-	keep := map[uint16]bool{}
-	have := c.live.resident.compiled.Endpoints
-	by := map[uint16]*Endpoint{}
+func (c *change) endpoints(plan *Plan, local map[*Pod]*Endpoint) {
+	have := c.live.resident.endpoints
+	d, img := plan.Delta, plan.Final.Image
+	if plan.Final.Endpoints = have; len(local) == 0 && len(c.freed) == 0 && !c.edits {
+		return
+	}
+	by := make(map[uint16]*Endpoint, len(local))
 	for _, e := range local {
 		by[e.Slot] = e
-		keep[e.Slot] = true
 	}
 	freed := map[uint16]bool{}
 	for _, slot := range c.freed {
 		freed[slot] = slot != 0
 	}
-	all = slices.Grow(all, len(have)+len(local))
+	all := make([]Endpoint, 0, len(have)+len(local))
 	for i := range have {
-		e := &have[i]
+		e := have[i]
+		if c.edits {
+			e.Policed = [2]bool{img.Policed(Ingress, e.Identity), img.Policed(Egress, e.Identity)}
+		}
 		if now := by[e.Slot]; now != nil {
-			if !reflect.DeepEqual(now, e) {
-				changed = append(changed, *now)
+			if c.edits || !reflect.DeepEqual(now, &e) {
+				d.Endpoints = append(d.Endpoints, *now)
 			}
 			all = append(all, *now)
 			delete(by, e.Slot)
 		} else if freed[e.Slot] {
-			gone = append(gone, e.Slot)
+			d.GoneSlots = append(d.GoneSlots, e.Slot)
 		} else {
-			all = append(all, *e)
+			if c.edits {
+				d.Endpoints = append(d.Endpoints, e)
+			}
+			all = append(all, e)
 		}
 	}
 	for _, slot := range slices.Sorted(maps.Keys(by)) {
-		changed = append(changed, *by[slot])
+		d.Endpoints = append(d.Endpoints, *by[slot])
 		at, _ := slices.BinarySearchFunc(all, slot, func(e Endpoint, slot uint16) int { return cmp.Compare(e.Slot, slot) })
 		all = slices.Insert(all, at, *by[slot])
 	}
-	if len(all) == 0 {
-		all = nil
+	if plan.Final.Endpoints = all; len(all) == 0 {
+		plan.Final.Endpoints = nil
 	}
-	return all, changed, gone
 }
 
 // cover is the address table's answer after the change.
-func (c *podChange) cover(a netip.Addr) Address {
-	a = a.Unmap().WithZone("")
+func (c *change) cover(a netip.Addr) Address {
 	if !a.IsValid() {
 		return Address{}
 	}
-	p := netip.PrefixFrom(a, a.BitLen())
-	if o, changes := c.now[p]; !changes {
-		if e, ok := c.live.addresses[p]; ok {
-			return e
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		p, err := a.Prefix(bits)
+		if err != nil {
+			break
 		}
-	} else if o != nil {
-		return Address{Prefix: p, Identity: c.live.identities[o.key], Kind: o.kind}
-	}
-	for bits := a.BitLen() - 1; bits >= 0; bits-- {
-		p, _ = a.Prefix(bits)
-		if e, ok := c.live.addresses[p]; ok {
-			return e
+		if o, changes := c.now[p]; o != nil {
+			return c.address(o)
+		} else if changes {
+			continue
+		}
+		if e := c.live.addresses.find(p); e != nil {
+			return e.Address
 		}
 	}
 	return Address{}
 }
 
-// commit makes the change part of what is live.
-func (c *podChange) commit(plan *Plan) {
-	s, r := c.live, c.live.resident
-	for _, a := range plan.Delta.Set {
-		s.addresses[a.Prefix] = a
-		r.touched[a.Prefix] = true
-	}
-	for _, prefix := range plan.Delta.Gone {
-		delete(s.addresses, prefix)
-		r.touched[prefix] = true
-	}
-	for prefix, o := range c.now {
-		if old := r.resolver.owners[prefix]; old != nil {
-			if r.uses[old.key]--; r.uses[old.key] == 0 {
-				delete(r.uses, old.key)
-				delete(s.inUse, old.key)
-				s.allInUse = false
-			}
-		}
-		if o == nil {
-			delete(r.resolver.owners, prefix)
-			continue
-		}
-		r.resolver.owners[prefix] = o
-		r.uses[o.key]++
-		s.inUse[o.key] = true
-	}
-	for id, pod := range c.pods {
-		r.changing[id] = true
-		if pod == nil {
-			delete(r.pods, id)
-		} else {
-			r.pods[id] = pod
-		}
-	}
-	s.restingIdentities, s.restingRules, s.restingNodes, s.restingEndpoints = nil, nil, nil, map[uint16]bool{}
-	for name, slot := range c.freed {
-		delete(s.numbers.Endpoints, name)
-		delete(r.slots, slot)
-		s.restingEndpoints[slot] = true
-	}
-	for name, slot := range c.slots {
-		s.numbers.Endpoints[name] = slot
-		r.slots[slot] = true
-	}
-	if len(c.tenancy) > 0 {
-		c.memo.forgetTenancies()
-	}
-	for a, t := range c.tenancy {
-		if s.numbers.Tenancies[a].Left != 0 {
-			r.departed--
-		}
-		if t.Left != 0 {
-			r.departed++
-		}
-		s.numbers.Tenancies[a] = t
-	}
-	if r.departed > 2*maxDeparted {
-		forgetDeparted(s.numbers.Tenancies)
-		r.departed = maxDeparted
-	}
-	compiled := *plan.Final
-	if compiled.Addresses == nil {
-		compiled.Addresses = r.compiled.Addresses
-	} else {
-		clear(r.touched)
-	}
-	r.compiled = &compiled
-	s.step = plan.Step
-}
-
-// forgetDeparted forgets the tenancies of addresses that have been nobody's longest, all but the last maxDeparted.
-func forgetDeparted(tenancies map[netip.Addr]Tenancy) {
-	var departed []netip.Addr
-	for a, t := range tenancies {
-		if t.Left != 0 {
-			departed = append(departed, a)
-		}
-	}
-	slices.SortFunc(departed, func(a, b netip.Addr) int {
-		return cmp.Or(cmp.Compare(tenancies[b].Left, tenancies[a].Left), a.Compare(b))
-	})
-	for _, a := range departed[min(maxDeparted, len(departed)):] {
-		delete(tenancies, a)
-	}
-}
-
 // addressesWith is the whole address table with a delta.
 func (s *state) addressesWith(d *Delta) []Address {
-	r := s.resident
-	touched := maps.Clone(r.touched)
-	set := make(map[netip.Prefix]Address, len(d.Set))
-	for _, a := range d.Set {
-		set[a.Prefix], touched[a.Prefix] = a, true
-	}
+	set := slices.Clone(d.Set)
+	slices.SortFunc(set, func(a, b Address) int { return comparePrefix(a.Prefix, b.Prefix) })
 	gone := make(map[netip.Prefix]bool, len(d.Gone))
 	for _, p := range d.Gone {
-		gone[p], touched[p] = true, true
+		gone[p] = true
 	}
-	have := r.compiled.Addresses
-	all := make([]Address, 0, len(have)+len(touched))
-	at := 0
-	for _, p := range slices.SortedFunc(maps.Keys(touched), comparePrefix) {
-		next, found := slices.BinarySearchFunc(have[at:], p, func(a Address, p netip.Prefix) int { return comparePrefix(a.Prefix, p) })
-		all = append(all, have[at:at+next]...)
-		if at += next; found {
-			at++
+	all := make([]Address, 0, s.addresses.count+len(set))
+	s.addresses.each(func(e *located) {
+		for len(set) > 0 && comparePrefix(set[0].Prefix, e.Prefix) < 0 {
+			all, set = append(all, set[0]), set[1:]
 		}
-		if a, ok := set[p]; ok {
-			all = append(all, a)
-		} else if a, ok := s.addresses[p]; ok && !gone[p] {
-			all = append(all, a)
+		switch {
+		case len(set) > 0 && set[0].Prefix == e.Prefix:
+			all, set = append(all, set[0]), set[1:]
+		case !gone[e.Prefix]:
+			all = append(all, e.Address)
 		}
-	}
-	return append(all, have[at:]...)
+	})
+	return append(all, set...)
 }

@@ -244,7 +244,7 @@ func pairNames(old, now *Image, pairs []pair) []string {
 // fullName is IdentityName with all that tells identities apart.
 func (img *Image) fullName(number uint32) string {
 	name := img.IdentityName(number)
-	if d := img.keys.identityIndex[number]; d != nil {
+	if d := img.keys.identities.get(number); d != nil {
 		name += portNames(d.Ports) + prefixNames(&d.Identity)
 	}
 	return name

@@ -154,7 +154,7 @@ func (p *Policy) concerns(dir Direction) bool {
 
 // definition is what a number means; a number that means nothing is nobody's.
 func (img *Image) definition(number uint32) *Definition {
-	if d := img.keys.identityIndex[number]; d != nil {
+	if d := img.keys.identities.get(number); d != nil {
 		return d
 	}
 	return &Definition{Identity: Identity{Entities: []Entity{"unknown"}}}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -79,28 +80,41 @@ const namespaceLabel = "io.kubernetes.pod.namespace"
 
 // key is the identity's canonical form; it begins with what neighbours have in common, so that sorting by it is useful.
 func (id *Identity) key() string {
-	var b strings.Builder
-	for _, e := range id.Entities {
-		b.WriteString(string(e))
-		b.WriteByte('+')
+	return string(appendKey(nil, id.Entities, id.Labels, nil, id.Ports, id.Prefixes))
+}
+
+// appendKey appends the key of the identity with these facts and those labels that vocabulary keeps; nil: all.
+func appendKey(b []byte, entities []Entity, labels map[string]string, vocabulary *Vocabulary, ports []NamedPort, prefixes []netip.Prefix) []byte {
+	for _, e := range entities {
+		b = append(append(b, e...), '+')
 	}
-	quote := func(s string) { fmt.Fprintf(&b, "%d:%s", len(s), s) }
-	quote(id.Labels[namespaceLabel])
-	for _, k := range slices.Sorted(maps.Keys(id.Labels)) {
-		b.WriteByte('|')
+	quote := func(s string) {
+		b = append(append(strconv.AppendInt(b, int64(len(s)), 10), ':'), s...)
+	}
+	quote(labels[namespaceLabel])
+	var few [16]string
+	sorted := few[:0]
+	for k := range labels {
+		if vocabulary == nil || vocabulary.keeps(k) {
+			sorted = append(sorted, k)
+		}
+	}
+	slices.Sort(sorted)
+	for _, k := range sorted {
+		b = append(b, '|')
 		quote(k)
-		quote(id.Labels[k])
+		quote(labels[k])
 	}
-	for _, p := range id.Ports {
-		b.WriteByte('@')
+	for _, p := range ports {
+		b = append(b, '@')
 		quote(p.Name)
-		fmt.Fprintf(&b, "/%d/%d", p.Protocol, p.Port)
+		b = strconv.AppendUint(append(b, '/'), uint64(p.Protocol), 10)
+		b = strconv.AppendUint(append(b, '/'), uint64(p.Port), 10)
 	}
-	for _, p := range id.Prefixes {
-		b.WriteByte('^')
-		b.WriteString(p.String())
+	for _, p := range prefixes {
+		b = p.AppendTo(append(b, '^'))
 	}
-	return b.String()
+	return b
 }
 
 // String is the identity's name for people.
@@ -243,8 +257,18 @@ func (v *Vocabulary) keeps(key string) bool {
 	return named
 }
 
+// filter is the labels that an identity remembers: the given map, if it is all of them.
 func (v *Vocabulary) filter(labels map[string]string) map[string]string {
-	kept := make(map[string]string, len(labels))
+	dropped := 0
+	for k := range labels {
+		if !v.keeps(k) {
+			dropped++
+		}
+	}
+	if dropped == 0 && labels != nil {
+		return labels
+	}
+	kept := make(map[string]string, len(labels)-dropped)
 	for k, value := range labels {
 		if v.keeps(k) {
 			kept[k] = value

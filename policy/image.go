@@ -107,7 +107,7 @@ func Decode(b []byte) (*Image, error) {
 	if err := img.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	k, err := decodeKeys(img.bytes[img.u32(offKeys):][:img.u32(offKeysLen)])
+	k, err := decodeKeys(img.bytes[img.u32(offKeys):][:img.u32(offKeysLen)], img.u32(offIdentityCount))
 	if err != nil {
 		return nil, fmt.Errorf("%w: keys: %w", ErrDamaged, err)
 	}

@@ -42,13 +42,16 @@ type keys struct {
 	Policies   []Policy     `json:"policies,omitempty"`
 	Options    Options      `json:"options,omitzero"`
 
-	ruleIndex     map[uint16]RuleName
-	identityIndex map[uint32]*Definition
+	// What is not written as it stands here: what the numbers mean, and what of an image that was not read stands for the
+	// lists above.
+	ruleIndex  map[uint16]RuleName
+	identities definitions
+	tenancies  chunks[tenancyKey]
 }
 
 type keyed struct {
 	Number uint32 `json:"number"`
-	Definition
+	*Definition
 }
 
 type ruleKey struct {
@@ -71,66 +74,38 @@ type tenancyKey struct {
 	Tenancy
 }
 
-func newKeys(node string, policies []Policy, options Options, n *Numbers, m *memo) *keys {
-	k := &keys{Node: node, Vocabulary: n.Vocabulary, Policies: policies, Options: options, LastRule: n.LastRule}
-	for name, number := range n.Rules {
+func newKeys(node string, policies []Policy, options Options, n *numbering) *keys {
+	k := &keys{
+		Node: node, Vocabulary: n.vocabulary, Policies: policies, Options: options, LastRule: n.lastRule,
+		identities: n.identities, tenancies: n.tenancies,
+	}
+	for name, number := range n.rules {
 		k.Rules = append(k.Rules, ruleKey{number, name})
 	}
-	for pod, slot := range n.Endpoints {
+	for pod, slot := range n.endpoints {
 		k.Endpoints = append(k.Endpoints, slotKey{slot, pod})
 	}
-	for name, slot := range n.Nodes {
+	k.Nodes = make([]nodeKey, 0, len(n.nodes))
+	for name, slot := range n.nodes {
 		k.Nodes = append(k.Nodes, nodeKey{slot, name})
 	}
-	slices.SortFunc(k.Rules, func(a, b ruleKey) int {
-		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Path, b.Path))
-	})
+	slices.SortFunc(k.Rules, func(a, b ruleKey) int { return ruleListing().compare(&a, &b) })
 	slices.SortFunc(k.Endpoints, func(a, b slotKey) int { return cmp.Compare(a.Slot, b.Slot) })
 	slices.SortFunc(k.Nodes, func(a, b nodeKey) int { return cmp.Compare(a.Slot, b.Slot) })
-	k.Identities, k.identityIndex = m.sortedIdentities(n.Identities)
-	k.Tenancies = m.sortedTenancies(n.Tenancies)
 	k.indexRules()
 	return k
 }
 
-// sortedIdentities lists definitions by number, and finds them.
-func (m *memo) sortedIdentities(defs map[uint32]*Definition) ([]keyed, map[uint32]*Definition) {
-	if m.identities == nil || !sameMap(m.sorted, defs) {
-		m.sorted, m.identities = defs, make([]keyed, 0, len(defs))
-		for number, d := range defs {
-			m.identities = append(m.identities, keyed{number, *d})
-		}
-		slices.SortFunc(m.identities, func(a, b keyed) int { return cmp.Compare(a.Number, b.Number) })
-		m.index = indexIdentities(m.identities)
-	}
-	return m.identities, m.index
-}
-
-// sortedTenancies lists tenancies by address. Who writes to a map that was listed calls forgetTenancies.
-func (m *memo) sortedTenancies(tenancies map[netip.Addr]Tenancy) []tenancyKey {
-	if m.tenancies == nil || !sameMap(m.tenanted, tenancies) {
-		m.tenanted, m.tenancies = tenancies, make([]tenancyKey, 0, len(tenancies))
-		for a, t := range tenancies {
-			m.tenancies = append(m.tenancies, tenancyKey{a, t})
-		}
-		slices.SortFunc(m.tenancies, func(a, b tenancyKey) int { return a.Addr.Compare(b.Addr) })
-	}
-	return m.tenancies
-}
-
-func (m *memo) forgetTenancies() { m.tenanted, m.tenancies = nil, nil }
-
+// index is what a decoder does after it has read the lists.
 func (k *keys) index() {
 	k.indexRules()
-	k.identityIndex = indexIdentities(k.Identities)
-}
-
-func indexIdentities(identities []keyed) map[uint32]*Definition {
-	index := make(map[uint32]*Definition, len(identities))
-	for i := range identities {
-		index[identities[i].Number] = &identities[i].Definition
+	for i := range k.Identities {
+		d := k.Identities[i].Definition
+		d.cachedKey = d.Identity.key()
+		k.identities = k.identities.set(k.Identities[i].Number, d)
 	}
-	return index
+	k.tenancies = tenancyListing().list(k.Tenancies)
+	k.Identities, k.Tenancies = nil, nil
 }
 
 func (k *keys) indexRules() {
@@ -143,12 +118,16 @@ func (k *keys) indexRules() {
 	}
 }
 
-// validate refuses keys that no Compile writes and that a Planner could not go on from.
-func (k *keys) validate() error {
+// validate refuses keys that no Compile writes and that a Planner could not go on from. The image has a table of so many
+// identities.
+func (k *keys) validate(identities uint32) error {
 	numbers, endpoints, nodes := map[uint32]bool{}, map[uint16]bool{0: true}, map[uint16]bool{0: true}
 	for i := range k.Identities {
 		d := &k.Identities[i]
-		if d.Number == 0 || d.Number > MaxIdentity || numbers[d.Number] {
+		if d.Definition == nil {
+			return fmt.Errorf("identity number %d means nothing", d.Number)
+		}
+		if d.Number == 0 || d.Number > MaxIdentity || d.Number >= identities || numbers[d.Number] {
 			return fmt.Errorf("identity number %d is out of range or listed twice", d.Number)
 		}
 		numbers[d.Number] = true
@@ -193,26 +172,19 @@ func (k *keys) validate() error {
 	return nil
 }
 
-// numbers rebuilds the numbers the image was compiled with.
-func (k *keys) numbers(generation uint32) *Numbers {
-	n := NewNumbers()
-	n.Generation, n.Vocabulary, n.LastRule = generation, k.Vocabulary, k.LastRule
-	for i := range k.Identities {
-		d := k.Identities[i].Definition
-		d.cachedKey = d.Identity.key()
-		n.Identities[k.Identities[i].Number] = &d
-	}
+// numbering rebuilds the numbers the image was compiled with.
+func (k *keys) numbering(generation uint32) *numbering {
+	n := newNumbering()
+	n.generation, n.vocabulary, n.lastRule = generation, k.Vocabulary, k.LastRule
+	n.identities, n.tenancies = k.identities, k.tenancies
 	for _, r := range k.Rules {
-		n.Rules[r.RuleName] = r.Number
+		n.rules[r.RuleName] = r.Number
 	}
 	for _, e := range k.Endpoints {
-		n.Endpoints[e.PodName] = e.Slot
+		n.endpoints[e.PodName] = e.Slot
 	}
 	for _, e := range k.Nodes {
-		n.Nodes[e.Name] = e.Slot
-	}
-	for _, t := range k.Tenancies {
-		n.Tenancies[t.Addr] = t.Tenancy
+		n.nodes[e.Name] = e.Slot
 	}
 	return n
 }
@@ -228,7 +200,7 @@ func (img *Image) Rules() map[uint16]RuleName { return img.keys.ruleIndex }
 
 // IdentityName is an identity's name for people; "unknown" if the number means nothing.
 func (img *Image) IdentityName(number uint32) string {
-	if d, ok := img.keys.identityIndex[number]; ok {
+	if d := img.keys.identities.get(number); d != nil {
 		return d.String()
 	}
 	return "unknown"

@@ -4,146 +4,199 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net/netip"
 	"slices"
-	"strconv"
+	"strings"
 )
 
 // maxKeys bounds what the keys of an image may unpack to.
 const maxKeys = 512 << 20
 
-// Keys are written in chunks, each packed by itself: most of them are the same in the next image, and their bytes are kept.
-// Where a list is cut depends on its elements alone, not on what has been before.
-type chunkCache struct {
-	writer     *flate.Writer
-	identities packedList[keyed]
-	rules      packedList[ruleKey]
-	tenancies  packedList[tenancyKey]
-	policies   packedList[Policy]
+// packer writes parts of the keys.
+type packer struct {
+	writer *flate.Writer
+	out    bytes.Buffer
 }
 
-// packedList is a list, its bytes, and its chunks by their first elements' names.
-type packedList[T any] struct {
-	list   []T
-	bytes  []byte
-	chunks map[string]*chunk[T]
+func newPacker() (*packer, error) {
+	w, err := flate.NewWriter(io.Discard, flate.BestSpeed)
+	if err != nil {
+		return nil, fmt.Errorf("make a packer: %w", err)
+	}
+	return &packer{writer: w}, nil
 }
 
-// chunk is a run of a list and its bytes in the image.
-type chunk[T any] struct {
-	items []T
-	bytes []byte
+// pack writes a part of the keys so that whatever follows does not depend on it. The bytes hold until the next call.
+func (p *packer) pack(k *keys) ([]byte, error) {
+	p.out.Reset()
+	p.writer.Reset(&p.out)
+	if err := json.NewEncoder(p.writer).Encode(k); err != nil {
+		return nil, err
+	}
+	if err := p.writer.Flush(); err != nil {
+		return nil, err
+	}
+	return p.out.Bytes(), nil
 }
 
-// longestChunk bounds a chunk; one in shortChunk elements ends one.
-const (
-	longestChunk = 256
-	shortChunk   = 32
-)
+// end closes what has been written.
+func (p *packer) end(out *bytes.Buffer) error {
+	p.writer.Reset(out)
+	return p.writer.Close()
+}
+
+func identityListing() *listing[keyed] {
+	return &listing[keyed]{
+		compare: func(a, b *keyed) int { return cmp.Compare(a.Number, b.Number) },
+		name:    func(k *keyed) uint32 { return mixed(k.Number) },
+		wrap:    func(l []keyed) *keys { return &keys{Identities: l} },
+	}
+}
+
+func ruleListing() *listing[ruleKey] {
+	return &listing[ruleKey]{
+		compare: func(a, b *ruleKey) int {
+			return cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Policy, b.Policy), strings.Compare(a.Path, b.Path))
+		},
+		name: func(r *ruleKey) uint32 { return mixed(uint32(r.Number)) },
+		wrap: func(l []ruleKey) *keys { return &keys{Rules: l} },
+	}
+}
+
+func endpointListing() *listing[slotKey] {
+	return &listing[slotKey]{
+		compare: func(a, b *slotKey) int { return cmp.Compare(a.Slot, b.Slot) },
+		name:    func(e *slotKey) uint32 { return mixed(uint32(e.Slot)) },
+		wrap:    func(l []slotKey) *keys { return &keys{Endpoints: l} },
+	}
+}
+
+func nodeListing() *listing[nodeKey] {
+	return &listing[nodeKey]{
+		compare: func(a, b *nodeKey) int { return cmp.Compare(a.Slot, b.Slot) },
+		name:    func(n *nodeKey) uint32 { return mixed(uint32(n.Slot)) },
+		wrap:    func(l []nodeKey) *keys { return &keys{Nodes: l} },
+	}
+}
+
+func tenancyListing() *listing[tenancyKey] {
+	return &listing[tenancyKey]{
+		compare: func(a, b *tenancyKey) int { return a.Addr.Compare(b.Addr) },
+		name: func(t *tenancyKey) uint32 {
+			b := t.Addr.As16()
+			return fnv32(b[:])
+		},
+		wrap: func(l []tenancyKey) *keys { return &keys{Tenancies: l} },
+	}
+}
+
+func policyListing() *listing[Policy] {
+	return &listing[Policy]{
+		compare: func(a, b *Policy) int { return strings.Compare(a.Key, b.Key) },
+		name:    func(p *Policy) uint32 { return fnv32([]byte(p.Key)) },
+		wrap:    func(l []Policy) *keys { return &keys{Policies: l} },
+	}
+}
+
+func prefixListing() *listing[NamedPrefix] {
+	return &listing[NamedPrefix]{
+		compare: func(a, b *NamedPrefix) int { return comparePrefix(a.Prefix, b.Prefix) },
+		name: func(n *NamedPrefix) uint32 {
+			b := n.Prefix.Addr().As16()
+			return fnv32(b[:])
+		},
+		wrap: func(l []NamedPrefix) *keys { return &keys{Vocabulary: Vocabulary{Prefixes: l}} },
+	}
+}
+
+func tenancyAt(a netip.Addr) func(*tenancyKey) int {
+	return func(t *tenancyKey) int { return t.Addr.Compare(a) }
+}
+
+// fnv32 is the FNV-1a hash of b.
+func fnv32(b []byte) uint32 {
+	h := uint32(2166136261)
+	for i := range b {
+		h = (h ^ uint32(b[i])) * 16777619
+	}
+	return h
+}
+
+// mixed is fnv32 of a number's four bytes.
+func mixed(n uint32) uint32 {
+	return fnv32([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+}
+
+// packedKeys are the lists of the last image's keys; a cache.
+type packedKeys struct {
+	packer     *packer
+	defs       definitions // what identities lists
+	identities chunks[keyed]
+	rules      chunks[ruleKey]
+	endpoints  chunks[slotKey]
+	nodes      chunks[nodeKey]
+	prefixes   chunks[NamedPrefix]
+	policies   chunks[Policy]
+}
+
+// identitiesOf lists definitions by number. Those that are the same memory as in the last image are not looked at.
+func (c *packedKeys) identitiesOf(defs definitions) chunks[keyed] {
+	var edits []edited[keyed]
+	for i := range max(len(defs), len(c.defs)) {
+		n := uint32(i)
+		switch d := defs.get(n); {
+		case d == c.defs.get(n):
+		case d == nil:
+			edits = append(edits, edited[keyed]{keyed{Number: n}, true})
+		default:
+			edits = append(edits, edited[keyed]{item: keyed{n, d}})
+		}
+	}
+	c.defs, c.identities = defs, identityListing().with(c.identities, edits)
+	return c.identities
+}
 
 // encode is the bytes of the keys; they do not depend on the cache.
-func (k *keys) encode(c *chunkCache) ([]byte, error) {
-	if c.writer == nil {
-		w, err := flate.NewWriter(io.Discard, flate.BestSpeed)
-		if err != nil {
+func (k *keys) encode(c *packedKeys) ([]byte, error) {
+	if c.packer == nil {
+		var err error
+		if c.packer, err = newPacker(); err != nil {
 			return nil, err
 		}
-		c.writer = w
 	}
-	rest := *k
-	rest.Identities, rest.Rules, rest.Tenancies, rest.Policies = nil, nil, nil, nil
 	var out bytes.Buffer
-	head, err := c.pack(&rest)
+	head, err := c.packer.pack(&keys{Node: k.Node, LastRule: k.LastRule, Options: k.Options, Vocabulary: Vocabulary{Labels: k.Vocabulary.Labels}})
 	if err != nil {
 		return nil, err
 	}
 	out.Write(head)
-	if err = encodeList(c, &out, &c.identities, k.Identities, func(k *keyed) string { return strconv.Itoa(int(k.Number)) },
-		equalKeyed, func(l []keyed) *keys { return &keys{Identities: l} }); err != nil {
-		return nil, err
-	}
-	if err = encodeList(c, &out, &c.rules, k.Rules, func(r *ruleKey) string { return strconv.Itoa(int(r.Number)) },
-		func(a, b *ruleKey) bool { return *a == *b }, func(l []ruleKey) *keys { return &keys{Rules: l} }); err != nil {
-		return nil, err
-	}
-	if err = encodeList(c, &out, &c.tenancies, k.Tenancies, func(t *tenancyKey) string { return string(t.Addr.AsSlice()) },
-		func(a, b *tenancyKey) bool { return *a == *b }, func(l []tenancyKey) *keys { return &keys{Tenancies: l} }); err != nil {
-		return nil, err
-	}
-	if err = encodeList(c, &out, &c.policies, k.Policies, func(p *Policy) string { return p.Key },
-		equalPolicy, func(l []Policy) *keys { return &keys{Policies: l} }); err != nil {
-		return nil, err
-	}
-	c.writer.Reset(&out)
-	if err := c.writer.Close(); err != nil {
+	c.rules = ruleListing().following(c.rules, k.Rules, func(a, b *ruleKey) bool { return *a == *b })
+	c.endpoints = endpointListing().following(c.endpoints, k.Endpoints, func(a, b *slotKey) bool { return *a == *b })
+	c.nodes = nodeListing().following(c.nodes, k.Nodes, func(a, b *nodeKey) bool { return *a == *b })
+	c.prefixes = prefixListing().following(c.prefixes, k.Vocabulary.Prefixes, func(a, b *NamedPrefix) bool { return *a == *b })
+	c.policies = policyListing().following(c.policies, k.Policies, equalPolicy)
+	if err := errors.Join(
+		identityListing().write(&out, c.identitiesOf(k.identities), c.packer),
+		ruleListing().write(&out, c.rules, c.packer),
+		endpointListing().write(&out, c.endpoints, c.packer),
+		nodeListing().write(&out, c.nodes, c.packer),
+		prefixListing().write(&out, c.prefixes, c.packer),
+		tenancyListing().write(&out, k.tenancies, c.packer),
+		policyListing().write(&out, c.policies, c.packer),
+		c.packer.end(&out),
+	); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
 }
 
-func equalKeyed(a, b *keyed) bool {
-	return a.Number == b.Number && a.key() == b.key() && a.Local == b.Local && a.Name == b.Name && slices.Equal(a.Addrs, b.Addrs)
-}
-
-// pack writes a part of the keys so that whatever follows does not depend on it.
-func (c *chunkCache) pack(k *keys) ([]byte, error) {
-	var b bytes.Buffer
-	c.writer.Reset(&b)
-	if err := json.NewEncoder(c.writer).Encode(k); err != nil {
-		return nil, err
-	}
-	if err := c.writer.Flush(); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
-}
-
-// encodeList writes list to out, chunk by chunk. A list that is the same memory as before is the same.
-func encodeList[T any](c *chunkCache, out *bytes.Buffer, have *packedList[T], list []T, name func(*T) string, equal func(a, b *T) bool,
-	wrap func([]T) *keys) error {
-	if len(list) > 0 && len(list) == len(have.list) && &list[0] == &have.list[0] {
-		out.Write(have.bytes)
-		return nil
-	}
-	next := packedList[T]{list, make([]byte, 0, len(have.bytes)+1<<10), make(map[string]*chunk[T], len(have.chunks))}
-	for len(list) > 0 {
-		n := 1
-		for ; n < min(len(list), longestChunk); n++ {
-			if fnv32(name(&list[n-1]))%shortChunk == 0 {
-				break
-			}
-		}
-		items, first := list[:n:n], name(&list[0])
-		list = list[n:]
-		old := have.chunks[first]
-		if old == nil || !equalLists(old.items, items, equal) {
-			packed, err := c.pack(wrap(items))
-			if err != nil {
-				return err
-			}
-			old = &chunk[T]{items, packed}
-		}
-		next.bytes = append(next.bytes, old.bytes...)
-		next.chunks[first] = old
-	}
-	out.Write(next.bytes)
-	*have = next
-	return nil
-}
-
-// fnv32 is the FNV-1a hash of s.
-func fnv32(s string) uint32 {
-	h := uint32(2166136261)
-	for i := range len(s) {
-		h = (h ^ uint32(s[i])) * 16777619
-	}
-	return h
-}
-
-func decodeKeys(b []byte) (*keys, error) {
+func decodeKeys(b []byte, identities uint32) (*keys, error) {
 	all := &keys{}
 	decoder := json.NewDecoder(io.LimitReader(flate.NewReader(bytes.NewReader(b)), maxKeys))
 	if err := decoder.Decode(all); err != nil {
@@ -158,12 +211,25 @@ func decodeKeys(b []byte) (*keys, error) {
 		}
 		all.Identities = append(all.Identities, k.Identities...)
 		all.Rules = append(all.Rules, k.Rules...)
+		all.Endpoints = append(all.Endpoints, k.Endpoints...)
+		all.Nodes = append(all.Nodes, k.Nodes...)
+		all.Vocabulary.Prefixes = append(all.Vocabulary.Prefixes, k.Vocabulary.Prefixes...)
 		all.Tenancies = append(all.Tenancies, k.Tenancies...)
 		all.Policies = append(all.Policies, k.Policies...)
 	}
-	if err := all.validate(); err != nil {
+	if err := all.validate(identities); err != nil {
 		return nil, err
 	}
 	all.index()
 	return all, nil
+}
+
+// tenanciesFrom lists tenancies by address.
+func tenanciesFrom(tenancies map[netip.Addr]Tenancy) chunks[tenancyKey] {
+	list := make([]tenancyKey, 0, len(tenancies))
+	for a, t := range tenancies {
+		list = append(list, tenancyKey{a, t})
+	}
+	slices.SortFunc(list, func(a, b tenancyKey) int { return a.Addr.Compare(b.Addr) })
+	return tenancyListing().list(list)
 }

@@ -2,27 +2,17 @@
 
 package policy
 
-import (
-	"net/netip"
-	"reflect"
-	"strings"
-)
+import "strings"
 
 // memo is what a compilation leaves to the next one. It is a cache: results do not depend on it.
 type memo struct {
-	chunks chunkCache
+	packed packedKeys
 
-	defs        map[uint32]*Definition // what all and locals are populations of
+	defs        definitions // what all and locals are populations of
 	all, locals *population
 
 	policies []Policy
 	meanings []*meaning // by policy, for these populations
-
-	sorted     map[uint32]*Definition // what identities and index list
-	identities []keyed
-	index      map[uint32]*Definition
-	tenanted   map[netip.Addr]Tenancy // what tenancies lists
-	tenancies  []tenancyKey
 
 	given []Policy // the policies of the last model, in a list of our own
 	place []int32  // where each stands when they are sorted; nil: not known
@@ -30,36 +20,60 @@ type memo struct {
 
 // meaning is what a policy says about a population.
 type meaning struct {
-	subjects []int32     // local identities
-	peers    [][]peerSet // by rule; nil if there are no subjects
+	subjects *idSet      // of local identities
+	peers    [][]peerSet // by rule; nil if there never were subjects
 }
 
-// peerSet is the identities that a peer matches.
-type peerSet struct {
-	all bool   // and every other address
-	key string // equal for equal peers
-	set []int32
-}
+// peerSet is the identities that a peer matches; nil: all, and every other address.
+type peerSet = *idSet
 
-// maxCached bounds the selectors and peers whose sets a population remembers.
-const maxCached = 1 << 18
+// manySets is how many more sets a population may remember than policies asked for when it was last looked over.
+const manySets = 4096
 
-// populations returns those of the definitions.
-func (m *memo) populations(defs map[uint32]*Definition) (all, locals *population) {
-	if !sameMap(m.defs, defs) || len(m.all.cache)+len(m.locals.cache) > maxCached {
-		m.defs, m.all, m.locals = defs, newPopulation(defs, nil), localPopulation(defs)
-		m.policies, m.meanings = nil, nil
+// populations returns those of the definitions. Those that are the same memory as before are not looked at.
+func (m *memo) populations(defs definitions) (all, locals *population) {
+	many, changed := max(64, len(defs)/4), 0
+	if m.all != nil && !sameList(m.defs, defs) {
+		for i := range max(len(defs), len(m.defs)) {
+			if defs.get(uint32(i)) != m.defs.get(uint32(i)) {
+				changed++
+			}
+		}
 	}
+	if m.all == nil || changed > many || len(m.all.sets)+len(m.locals.sets) > 2*m.asked()+manySets {
+		m.all, m.locals = newPopulation(defs, nil), newPopulation(defs, func(d *Definition) bool { return d.Local && d.Pod() })
+		m.policies, m.meanings = nil, nil
+	} else if changed > 0 {
+		for i := range max(len(defs), len(m.defs)) {
+			if n := uint32(i); defs.get(n) != m.defs.get(n) {
+				m.all.replace(n, defs.get(n))
+				m.locals.replace(n, defs.get(n))
+			}
+		}
+	}
+	m.defs = defs
 	return m.all, m.locals
 }
 
-// sameMap says whether two maps are the same memory. Maps of definitions are not written to once they are in use.
-func sameMap[K comparable, V any](a, b map[K]V) bool {
-	return a != nil && reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
+// asked counts the sets that the last policies mean, each as often as they do.
+func (m *memo) asked() int {
+	n := 0
+	for _, meaning := range m.meanings {
+		n++
+		for _, peers := range meaning.peers {
+			n += len(peers)
+		}
+	}
+	return n
+}
+
+// sameList says whether two lists are the same memory.
+func sameList[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // meaningsOf says what policies, which are sorted, mean for the definitions' populations.
-func (m *memo) meaningsOf(policies []Policy, defs map[uint32]*Definition) []*meaning {
+func (m *memo) meaningsOf(policies []Policy, defs definitions) []*meaning {
 	all, locals := m.populations(defs)
 	meanings := make([]*meaning, len(policies))
 	at := 0
@@ -71,18 +85,19 @@ func (m *memo) meaningsOf(policies []Policy, defs map[uint32]*Definition) []*mea
 		if at < len(m.policies) && equalPolicy(&m.policies[at], p) {
 			meanings[i] = m.meanings[at]
 			at++
-			continue
+		} else {
+			meanings[i] = &meaning{subjects: locals.set(&Peer{Kind: PeerSelector, Selector: p.Subject})}
 		}
-		meanings[i] = newMeaning(p, all, locals)
+		meanings[i].complete(p, all)
 	}
 	m.policies, m.meanings = policies, meanings
 	return meanings
 }
 
-func newMeaning(p *Policy, all, locals *population) *meaning {
-	m := &meaning{subjects: locals.selected(p.Subject)}
-	if len(m.subjects) == 0 {
-		return m
+// complete finds the peers, if there are subjects and it was not done before.
+func (m *meaning) complete(p *Policy, all *population) {
+	if m.peers != nil || len(m.subjects.members) == 0 {
+		return
 	}
 	m.peers = make([][]peerSet, len(p.Rules))
 	for i := range p.Rules {
@@ -91,12 +106,11 @@ func newMeaning(p *Policy, all, locals *population) *meaning {
 			m.peers[i][j] = newPeerSet(&p.Rules[i].Peers[j], all)
 		}
 	}
-	return m
 }
 
 func newPeerSet(p *Peer, all *population) peerSet {
 	if p.matchesAll() {
-		return peerSet{all: true}
+		return nil
 	}
-	return peerSet{key: peerKey(p), set: all.matching(p)}
+	return all.set(p)
 }

@@ -5,7 +5,10 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
+	"slices"
 )
 
 // ErrTooMany is what errors wrap that say that some kind of number has run out.
@@ -56,6 +59,49 @@ func (d *Definition) key() string {
 	return d.cachedKey
 }
 
+// same says whether two definitions mean the same by the same name.
+func (d *Definition) same(e *Definition) bool {
+	return d == e || d.Local == e.Local && d.Name == e.Name && slices.Equal(d.Addrs, e.Addrs) && d.key() == e.key()
+}
+
+// definitions are what identity numbers mean, by number; nil: nothing. They are not written to once they are in use.
+type definitions []*Definition
+
+func (d definitions) get(number uint32) *Definition {
+	if int64(number) < int64(len(d)) {
+		return d[number]
+	}
+	return nil
+}
+
+// set writes a definition, and returns what may be another list then.
+func (d definitions) set(number uint32, def *Definition) definitions {
+	if missing := int(number) + 1 - len(d); missing > 0 {
+		d = append(d, make(definitions, missing)...)
+	}
+	d[number] = def
+	return d
+}
+
+// trimmed is d without numbers at its end that mean nothing.
+func (d definitions) trimmed() definitions {
+	for len(d) > 0 && d[len(d)-1] == nil {
+		d = d[:len(d)-1]
+	}
+	return d
+}
+
+// all lists what has a meaning.
+func (d definitions) all() iter.Seq2[uint32, *Definition] {
+	return func(yield func(uint32, *Definition) bool) {
+		for i, def := range d {
+			if def != nil && !yield(uint32(i), def) {
+				return
+			}
+		}
+	}
+}
+
 // Tenancy is the pod that has, or was the last to have, an address.
 type Tenancy struct {
 	PodName
@@ -75,24 +121,64 @@ func NewNumbers() *Numbers {
 	return n
 }
 
-// index finds the identity number of an owner.
+// numbering is Numbers as the compiler and the planner have them: what most plans leave as it is is shared from one to the
+// next, and must not be written to.
+type numbering struct {
+	generation uint32
+	maxImage   int
+	vocabulary Vocabulary
+	identities definitions
+	rules      map[RuleName]uint16
+	lastRule   uint16
+	endpoints  map[PodName]uint16
+	nodes      map[string]uint16
+	tenancies  chunks[tenancyKey]
+	charged    map[string]bool
+}
+
+func newNumbering() *numbering {
+	n := &numbering{rules: map[RuleName]uint16{}, endpoints: map[PodName]uint16{}, nodes: map[string]uint16{}, lastRule: RuleHost}
+	for number, id := range reserved() {
+		n.identities = n.identities.set(number, &Definition{Identity: id, cachedKey: id.key()})
+	}
+	return n
+}
+
+// numbering is n in lists of its own.
+func (n *Numbers) numbering() *numbering {
+	own := &numbering{
+		generation: n.Generation, maxImage: n.MaxImage, vocabulary: n.Vocabulary, rules: n.Rules, lastRule: n.LastRule,
+		endpoints: n.Endpoints, nodes: n.Nodes, tenancies: tenanciesFrom(n.Tenancies), charged: n.Charged,
+	}
+	for _, number := range slices.Sorted(maps.Keys(n.Identities)) {
+		own.identities = own.identities.set(number, n.Identities[number])
+	}
+	return own
+}
+
+// tenancy is the last pod of an address.
+func (n *numbering) tenancy(a netip.Addr) (Tenancy, bool) {
+	if t := n.tenancies.find(tenancyAt(a)); t != nil {
+		return t.Tenancy, true
+	}
+	return Tenancy{}, false
+}
+
+// identityIndex finds the identity number of an owner.
 type identityIndex struct {
 	byKey map[string]uint32     // Identity.key → number, of definitions without a Name
 	named map[netip.Addr]uint32 // exceptions
-	n     *Numbers
+	defs  definitions
 }
 
-func (n *Numbers) index() *identityIndex {
-	x := &identityIndex{make(map[string]uint32, len(n.Identities)), map[netip.Addr]uint32{}, n}
-	for number, d := range n.Identities {
-		for _, a := range d.Addrs {
+func (d definitions) index() *identityIndex {
+	x := &identityIndex{make(map[string]uint32, len(d)), map[netip.Addr]uint32{}, d}
+	for number, def := range d.all() {
+		for _, a := range def.Addrs {
 			x.named[a] = number
 		}
-		if d.Name != "" {
-			continue
-		}
-		if other, ok := x.byKey[d.key()]; !ok || number < other {
-			x.byKey[d.key()] = number
+		if _, ok := x.byKey[def.key()]; !ok && def.Name == "" { // the lowest comes first
+			x.byKey[def.key()] = number
 		}
 	}
 	return x
@@ -100,10 +186,10 @@ func (n *Numbers) index() *identityIndex {
 
 // of is the number for the owner of an address; false if none is defined.
 func (x *identityIndex) of(o *owner) (uint32, bool) {
-	if number, ok := x.named[o.prefix.Addr()]; ok && o.prefix.IsSingleIP() && x.n.Identities[number].key() == o.key {
+	if number, ok := x.named[o.prefix.Addr()]; ok && o.prefix.IsSingleIP() && x.defs[number].key() == o.id.key() {
 		return number, true
 	}
-	number, ok := x.byKey[o.key]
+	number, ok := x.byKey[o.id.key()]
 	return number, ok
 }
 

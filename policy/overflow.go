@@ -102,7 +102,7 @@ func (p *Planner) fitting(policies []Policy, attempt func(policies []Policy, cha
 				plan.Overflow = append(plan.Overflow, o)
 			}
 		}
-		plan.next.asked, plan.next.overflow = policies, plan.Overflow
+		plan.asked = policies
 		return plan, nil
 	}
 }

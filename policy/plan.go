@@ -15,11 +15,12 @@ type Plan struct {
 	// Overflow lists the namespaces whose policies Final does not hold because they are too large, sorted.
 	Overflow []Overflow
 
-	// Delta, if not nil, is all that Final's tables differ in from those of the plan carried out before; there is no Interim
-	// then. In a plan of changes of pods, Final.Addresses is nil with it.
+	// Delta, if not nil, is all that Final's tables differ in from those of the plan carried out before. In a plan of
+	// changes, Final.Addresses and Final.Services are nil with it.
 	Delta *Delta
 	Step  *Step // stands for Final's tables
 
-	next   *state         // the planner's, once the plan is carried out
-	commit func(*Planner) // or what becomes of its present one
+	next   *state   // the planner's, once the plan is carried out
+	commit func()   // or what makes its present one so
+	asked  []Policy // policies before any was closed
 }

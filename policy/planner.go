@@ -3,9 +3,7 @@
 package policy
 
 import (
-	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 )
 
@@ -32,12 +30,19 @@ type trial struct {
 	nodes      map[string]uint16
 }
 
-// state is what the planner knows about the tables that are live. Only a Delta's Commit changes one in place.
+func (t *trial) identity(name string, number uint32) {
+	if t.identities == nil {
+		t.identities = map[string]uint32{}
+	}
+	t.identities[name] = number
+}
+
+// state is what the planner knows about the tables that are live. The Commit of a plan with a Delta changes it in place.
 type state struct {
 	step     *Step
 	resident *resident // nil: the model is not known, but the image
 	image    *Image
-	numbers  *Numbers // those the live image defines, and all slots
+	numbers  *numbering // those the live image defines, and all slots
 	node     string
 	policies []Policy
 	options  Options
@@ -45,11 +50,9 @@ type state struct {
 	overflow []Overflow // why some are
 
 	identities map[string]uint32 // every number the live image defines, by identityName
-	inUse      map[string]bool   // those that addresses have
-	allInUse   bool              // inUse names every number that is not reserved; false: not known
+	uses       []int32           // number → addresses that have it
 	rulesInUse map[RuleName]bool
-	addresses  map[netip.Prefix]Address
-	exceptions map[netip.Addr]bool // addresses with a number of their own
+	addresses  *addressList
 
 	// What was given back by the last plan, and rests.
 	restingIdentities map[uint32]bool
@@ -64,16 +67,16 @@ func NewPlanner() *Planner { return &Planner{} }
 // Restore makes the planner go on from a live image: after a restart, and after a plan that was only half carried out.
 func (p *Planner) Restore(img *Image) {
 	k := img.keys
-	n := k.numbers(img.Generation())
+	n := k.numbering(img.Generation())
 	s := &state{
 		image: img, numbers: n, policies: k.Policies, options: k.Options, node: k.Node,
-		identities: identityNames(n.Identities), inUse: map[string]bool{}, rulesInUse: map[RuleName]bool{},
-		addresses: map[netip.Prefix]Address{},
+		identities: identityNames(n.identities), uses: make([]int32, len(n.identities)), rulesInUse: map[RuleName]bool{},
+		addresses: &addressList{},
 	}
-	for name := range s.identities {
-		s.inUse[name] = true
+	for number := range n.identities.all() {
+		s.uses[number] = 1 // for all that is known
 	}
-	for name := range n.Rules {
+	for name := range n.rules {
 		s.rulesInUse[name] = true
 	}
 	p.live, p.tried = s, trial{}
@@ -87,20 +90,24 @@ func (p *Planner) RestoreAddresses(live []Address) {
 		return
 	}
 	s, n := *p.live, *p.live.numbers
-	s.numbers, n.Tenancies = &n, maps.Clone(n.Tenancies)
-	s.addresses = make(map[netip.Prefix]Address, len(live))
+	s.numbers = &n
 	s.restingEndpoints = map[uint16]bool{}
+	sorted := make([]located, 0, len(live))
+	var strangers []edited[tenancyKey]
 	for _, a := range live {
-		s.addresses[a.Prefix] = a
+		sorted = append(sorted, located{Address: a})
 		if a.Kind == AddressLocalPod {
 			s.restingEndpoints[a.Slot] = true
 		}
 		if a.Kind == AddressLocalPod || a.Kind == AddressRemotePod {
-			if t, ok := n.Tenancies[a.Prefix.Addr()]; !ok || t.Count != a.Tenancy {
-				n.Tenancies[a.Prefix.Addr()] = Tenancy{Count: a.Tenancy} // of whom, nobody wrote down
+			if t, ok := n.tenancy(a.Prefix.Addr()); !ok || t.Count != a.Tenancy { // of whom, nobody wrote down
+				strangers = append(strangers, edited[tenancyKey]{item: tenancyKey{a.Prefix.Addr(), Tenancy{Count: a.Tenancy}}})
 			}
 		}
 	}
+	slices.SortFunc(sorted, func(a, b located) int { return comparePrefix(a.Prefix, b.Prefix) })
+	s.addresses = newAddressList(sorted)
+	n.tenancies = tenancyListing().edit(n.tenancies, strangers)
 	p.live = &s
 }
 
@@ -115,11 +122,23 @@ func (p *Planner) Live() *Image {
 // Commit tells that plan, the last one made, has been carried out.
 func (p *Planner) Commit(plan *Plan) {
 	if plan.commit != nil {
-		plan.commit(p)
+		plan.commit()
 	} else {
 		p.live = plan.next
 	}
+	p.live.asked, p.live.overflow = plan.asked, plan.Overflow
 	p.tried = trial{}
+}
+
+// definition finds what the live image defines, by its key; nil if it does not.
+func (p *Planner) definition(key []byte) *Definition {
+	if p.live == nil {
+		return nil
+	}
+	if number, ok := p.live.identities[string(key)]; ok {
+		return p.live.numbers.identities.get(number)
+	}
+	return nil
 }
 
 // identityName names a definition in the planner's pool.
@@ -130,29 +149,12 @@ func identityName(d *Definition) string {
 	return d.key()
 }
 
-func identityNames(defs map[uint32]*Definition) map[string]uint32 {
+func identityNames(defs definitions) map[string]uint32 {
 	names := make(map[string]uint32, len(defs))
-	for number, d := range defs {
+	for number, d := range defs.all() {
 		names[identityName(d)] = number
 	}
 	return names
-}
-
-// planning is the state of one Plan.
-type planning struct {
-	*Planner
-	model    *Model
-	resolver *resolver
-	policies []Policy
-	charged  map[string]Overflow
-	changed  bool // policies, options or the node
-	owners   []*owner
-
-	numbers *Numbers               // of the final image
-	before  map[uint32]*Definition // what the interim image means by numbers that change their meaning with the policies
-	fresh   bool                   // the live image lacks a number or rows that addresses will need
-	used    map[string]bool        // identities that addresses will have
-	rules   map[RuleName]bool      // rules that select a local pod
 }
 
 // Plan compiles a model and says how to get there from what is live. It changes nothing that matters if it fails, or if
@@ -160,131 +162,78 @@ type planning struct {
 //
 // Where little changes, little is done; what m shares with a model before it must not have been written to since.
 func (p *Planner) Plan(m *Model) (*Plan, error) {
-	if p.live != nil && p.live.resident != nil {
-		if pods, gone, ok := p.live.resident.changed(m); ok {
-			if plan := p.delta(pods, gone); plan != nil {
-				plan.Final.Addresses = p.live.addressesWith(plan.Delta)
-				return plan, nil
-			}
-		}
-	}
-	return p.whole(m)
-}
-
-// whole is a plan that looks at everything.
-func (p *Planner) whole(m *Model) (*Plan, error) {
 	policies, err := p.memo.canonical(m.Policies)
 	if err != nil {
 		return nil, err
 	}
-	return p.fitting(policies, func(policies []Policy, charged map[string]Overflow) (*Plan, error) {
-		if plan, err := p.edit(m, policies, charged); plan != nil || err != nil {
+	if p.live != nil && p.live.resident != nil && p.live.node == m.Node && p.live.options == m.Options {
+		if d, ok := p.live.resident.newsOf(m); ok {
+			plan, err := p.least(d, policies, func() *Model { return m.snapshot() })
+			if err == nil && plan.Delta != nil {
+				plan.Final.Addresses = p.live.addressesWith(plan.Delta)
+				plan.Final.Services = newServiceIndex(m.Services).entries(m, plan.Final.Address)
+			}
 			return plan, err
 		}
-		return p.attempt(m.snapshot(), policies, charged)
-	})
+	}
+	return p.whole(m.snapshot(), policies)
 }
 
-// attempt is a plan with the policies of some namespaces closed.
-func (p *Planner) attempt(m *Model, policies []Policy, charged map[string]Overflow) (*Plan, error) {
-	var err error
-	g := &planning{Planner: p, model: m, policies: policies, charged: charged}
-	live := p.live
-	g.changed = live == nil || live.node != m.Node || live.options != m.Options || !equalPolicies(live.policies, policies)
-	words := Vocabulary{}
-	switch {
-	case live == nil:
-		words = vocabularyOf(policies)
-	case g.changed:
-		words = vocabularyOf(live.policies, policies)
-	default:
-		words = live.numbers.Vocabulary
+// PlanChanges plans for what is live with changes. Where they can be followed one by one, it costs no look at the rest of
+// the cluster: the plan then has a Delta, and Final's Addresses and Services are nil. What the changes share with earlier
+// ones must not have been written to since.
+func (p *Planner) PlanChanges(c Changes) (*Plan, error) {
+	if p.live == nil || p.live.resident == nil {
+		return nil, ErrNoModel
 	}
-	if g.resolver, g.owners, err = resolve(m, &words); err != nil {
-		return nil, err
-	}
-	g.numbers = NewNumbers()
-	g.numbers.MaxImage, g.numbers.Vocabulary, g.numbers.Charged = p.MaxImage, words, map[string]bool{}
-	for ns := range charged {
-		g.numbers.Charged[ns] = true
-	}
-	if err := g.assign(); err != nil {
-		return nil, fmt.Errorf("plan: %w", err)
-	}
-	return g.compile()
-}
-
-// compile makes the images that are needed.
-func (g *planning) compile() (*Plan, error) {
-	plan := &Plan{Swap: g.changed || len(g.before) > 0, Step: &Step{}}
-	var img *Image
-	if g.live != nil && g.fresh {
+	s := p.live
+	policies := s.asked
+	if c.Policies != nil {
 		var err error
-		if plan.Interim, err = g.interim(); err != nil {
-			return nil, fmt.Errorf("plan the transition: %w", err)
-		}
-		img = plan.Interim
-	} else if g.live != nil {
-		img = g.live.image
-		if !plan.Swap {
-			g.numbers.Identities, g.numbers.Rules = g.live.numbers.Identities, g.live.numbers.Rules
-		}
-	}
-	if img == nil || plan.Swap {
-		g.generation++
-		g.numbers.Generation = g.generation
-		var err error
-		if img, err = compileImage(g.model.Node, g.policies, g.model.Options, g.numbers, &g.memo); err != nil {
+		if policies, err = p.memo.canonical(c.Policies); err != nil {
 			return nil, err
 		}
 	}
-	g.numbers.Generation = img.Generation()
-	var err error
-	if plan.Final, err = tables(g.model, g.owners, g.numbers, img); err != nil {
-		return nil, err
+	options := s.options
+	if c.Options != nil {
+		options = *c.Options
 	}
-	plan.next = g.next(plan.Final)
-	plan.next.step = plan.Step
-	return plan, nil
+	d := s.resident.told(&c)
+	model := func() *Model { return s.resident.model(d, policies, options) }
+	if options != s.options {
+		return p.whole(model(), policies)
+	}
+	return p.least(d, policies, model)
 }
 
-// interim compiles the old policies for old and new identities. If policies do not change it is the final image, too.
-// Its keys name old and new slots, for an agent that is killed between the two.
-func (g *planning) interim() (*Image, error) {
-	n := *g.numbers
-	g.generation++
-	n.Generation = g.generation
-	if len(g.before) > 0 {
-		n.Identities = merged(n.Identities, g.before)
-	}
-	n.Endpoints = merged(g.live.numbers.Endpoints, n.Endpoints)
-	n.Nodes = merged(g.live.numbers.Nodes, n.Nodes)
-	return compileImage(g.live.node, closing(g.live.policies, g.charged), g.live.options, &n, &g.memo)
-}
-
-// next is the planner's state once the plan is carried out.
-func (g *planning) next(c *Compiled) *state {
-	s := &state{
-		image: c.Image, numbers: g.numbers, node: g.model.Node, policies: g.policies, options: g.model.Options,
-		identities: identityNames(g.numbers.Identities), inUse: g.used, rulesInUse: g.rules,
-		addresses: make(map[netip.Prefix]Address, len(c.Addresses)), exceptions: map[netip.Addr]bool{},
-		resident: newResident(g, c),
-	}
-	for _, d := range s.numbers.Identities {
-		for _, a := range d.Addrs {
-			s.exceptions[a] = true
+// least is a plan that looks at as little as the news allow; model is the whole that they make.
+func (p *Planner) least(d *news, policies []Policy, model func() *Model) (*Plan, error) {
+	s := p.live
+	if sameList(policies, s.asked) || equalPolicies(policies, s.asked) {
+		plan, err := p.small(d, s.policies, s.numbers.charged)
+		if plan == nil || err != nil {
+			return p.whole(model(), policies)
 		}
+		plan.asked, plan.Overflow = s.asked, s.overflow
+		return plan, nil
 	}
-	for _, a := range c.Addresses {
-		s.addresses[a.Prefix] = a
-	}
-	if old := g.live; old != nil {
-		s.restingIdentities = released(old.identities, s.identities)
-		s.restingRules = released(old.numbers.Rules, s.numbers.Rules)
-		s.restingEndpoints = released(old.numbers.Endpoints, s.numbers.Endpoints)
-		s.restingNodes = released(old.numbers.Nodes, s.numbers.Nodes)
-	}
-	return s
+	var m *Model
+	return p.fitting(policies, func(policies []Policy, charged map[string]Overflow) (*Plan, error) {
+		if m == nil {
+			if plan, err := p.small(d, policies, chargedNames(charged)); plan != nil || err != nil {
+				return plan, err
+			}
+			m = model()
+		}
+		return p.attempt(m, policies, charged)
+	})
+}
+
+// whole is a plan that looks at everything.
+func (p *Planner) whole(m *Model, policies []Policy) (*Plan, error) {
+	return p.fitting(policies, func(policies []Policy, charged map[string]Overflow) (*Plan, error) {
+		return p.attempt(m, policies, charged)
+	})
 }
 
 // released lists the numbers that old hands out and now does not.

@@ -121,9 +121,9 @@ func TestPlanKeepsVerdicts(t *testing.T) {
 				p = NewPlanner()
 				p.Restore(img)
 				p.RestoreAddresses(slices.Collect(maps.Values(k.addresses)))
-				for addr, t := range p.live.numbers.Tenancies {
-					strangers[addr] = t.PodName == PodName{} // came without an image: its pod counts as another from now on
-				}
+				p.live.numbers.tenancies.each(func(t *tenancyKey) {
+					strangers[t.Addr] = t.PodName == PodName{} // came without an image: its pod counts as another from now on
+				})
 			}
 			if r.IntN(4) == 0 { // a plan that comes to nothing
 				if _, err := p.Plan(mutate(r, from)); err != nil {
@@ -198,19 +198,19 @@ func checkTransition(t *testing.T, r *rand.Rand, k *kernel, from, to *Model, pla
 		}
 	}
 	generation := k.image.Generation()
-	defined := k.image.keys.numbers(0).Identities
+	defined := k.image.keys.identities
 	swap := func(img *Image) {
 		if img.Generation() <= generation {
 			t.Fatalf("generation %d follows %d", img.Generation(), generation)
 		}
 		generation = img.Generation()
 		for _, a := range k.addresses {
-			if img.keys.identityIndex[a.Identity] == nil {
+			if img.keys.identities.get(a.Identity) == nil {
 				t.Fatalf("image %d does not define identity %d, which %s still has", generation, a.Identity, a.Prefix)
 			}
 		}
-		for number, d := range img.keys.numbers(0).Identities {
-			if old := defined[number]; old != nil && old.key() != d.key() && d.Name == "" {
+		for number, d := range img.keys.identities.all() {
+			if old := defined.get(number); old != nil && old.key() != d.key() && d.Name == "" {
 				t.Fatalf("number %d changes from %s to %s", number, old, d)
 			}
 		}
@@ -222,7 +222,7 @@ func checkTransition(t *testing.T, r *rand.Rand, k *kernel, from, to *Model, pla
 	}
 	next := entries(plan.Final)
 	for _, prefix := range slices.SortedFunc(maps.Keys(next), comparePrefix) {
-		if r.IntN(2) == 0 && next[prefix].Identity != k.addresses[prefix].Identity && k.image.keys.identityIndex[next[prefix].Identity] == nil {
+		if r.IntN(2) == 0 && next[prefix].Identity != k.addresses[prefix].Identity && k.image.keys.identities.get(next[prefix].Identity) == nil {
 			t.Fatalf("%s gets identity %d before an image defines it", prefix, next[prefix].Identity)
 		}
 	}

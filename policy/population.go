@@ -3,24 +3,32 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
-// population is the set of identities an image defines, by dense index: 0 is the unknown one, the others ascend with
-// their numbers. It answers "which identities match?" from postings instead of asking every one.
+// population is the set of identities an image defines, by number; 0 is the unknown one. It answers "which identities
+// match?" from postings instead of asking every one, and remembers the answers: an identity that comes or goes touches only
+// those that it is part of.
 type population struct {
-	numbers []uint32
-	defs    []*Definition // defs[0] is nil
+	keep    func(*Definition) bool // nil: all
+	defs    definitions            // nil where a number means nothing or is not kept
 	pods    []int32
+	byName  []int32 // all, in the order of their keys
 	byLabel map[label][]int32
 	byKey   map[string][]int32
 	byPort  map[portName]map[uint16][]int32
 	within  map[netip.Prefix][]int32 // of any kind
-	cache   map[string][]int32
+
+	sets map[string]*idSet
+	// Where those sets are found that an identity may be in: by a label, by the key of one, or by a prefix that it needs.
+	needLabel  map[label][]*idSet
+	needKey    map[string][]*idSet
+	needPrefix map[netip.Prefix][]*idSet
+	needNone   []*idSet
 }
 
 type label struct{ key, value string }
@@ -30,100 +38,216 @@ type portName struct {
 	protocol uint8
 }
 
-func newPopulation(defs map[uint32]*Definition, keep func(*Definition) bool) *population {
+// idSet is the identities that a peer matches.
+type idSet struct {
+	key     string // equal for equal peers
+	peer    Peer
+	members []int32 // ascending; changes with the population
+}
+
+func (s *idSet) matches(d *Definition) bool {
+	if s.peer.Kind == PeerSelector {
+		return d.Pod() && s.peer.Selector.Matches(d.Labels)
+	}
+	return d.matches(&s.peer)
+}
+
+func newPopulation(defs definitions, keep func(*Definition) bool) *population {
 	p := &population{
-		numbers: []uint32{0}, defs: []*Definition{nil}, byLabel: map[label][]int32{}, byKey: map[string][]int32{},
-		byPort: map[portName]map[uint16][]int32{}, within: map[netip.Prefix][]int32{}, cache: map[string][]int32{},
+		keep: keep, byLabel: map[label][]int32{}, byKey: map[string][]int32{}, byPort: map[portName]map[uint16][]int32{},
+		within: map[netip.Prefix][]int32{}, sets: map[string]*idSet{},
+		needLabel: map[label][]*idSet{}, needKey: map[string][]*idSet{}, needPrefix: map[netip.Prefix][]*idSet{},
 	}
-	for _, number := range slices.Sorted(maps.Keys(defs)) {
-		d := defs[number]
-		if keep != nil && !keep(d) {
-			continue
-		}
-		i := int32(len(p.numbers))
-		p.numbers, p.defs = append(p.numbers, number), append(p.defs, d)
-		for _, prefix := range d.Prefixes {
-			p.within[prefix] = append(p.within[prefix], i)
-		}
-		if !d.Pod() {
-			continue
-		}
-		p.pods = append(p.pods, i)
-		for k, v := range d.Labels {
-			p.byKey[k] = append(p.byKey[k], i)
-			p.byLabel[label{k, v}] = append(p.byLabel[label{k, v}], i)
-		}
-		for _, port := range d.Ports {
-			n := portName{port.Name, port.Protocol}
-			if p.byPort[n] == nil {
-				p.byPort[n] = map[uint16][]int32{}
-			}
-			p.byPort[n][port.Port] = append(p.byPort[n][port.Port], i)
+	for number, d := range defs.all() {
+		if keep == nil || keep(d) {
+			p.defs = p.defs.set(number, d)
+			p.post(int32(number), d, add)
+			p.byName = append(p.byName, int32(number))
 		}
 	}
+	p.defs = p.defs.set(0, nil)
+	slices.SortFunc(p.byName, p.compareNames)
 	return p
 }
 
-// selected lists the pods that s matches; the caller must not write to it.
-func (p *population) selected(s Selector) []int32 {
-	key := selectorKey(s)
-	if m, ok := p.cache[key]; ok {
-		return m
+func (p *population) compareNames(a, b int32) int {
+	return cmp.Or(strings.Compare(p.defs[a].key(), p.defs[b].key()), cmp.Compare(a, b))
+}
+
+// add puts an element into an ascending list.
+func add(list []int32, e int32) []int32 {
+	if n := len(list); n == 0 || list[n-1] < e {
+		return append(list, e)
 	}
-	candidates := p.pods
-	for i := range s {
-		r := &s[i]
+	at, found := slices.BinarySearch(list, e)
+	if found {
+		return list
+	}
+	return slices.Insert(list, at, e)
+}
+
+// drop takes an element out of an ascending list.
+func drop(list []int32, e int32) []int32 {
+	if at, found := slices.BinarySearch(list, e); found {
+		return slices.Delete(list, at, at+1)
+	}
+	return list
+}
+
+// post changes the postings that an identity is in.
+func (p *population) post(i int32, d *Definition, change func([]int32, int32) []int32) {
+	for _, prefix := range d.Prefixes {
+		repost(p.within, prefix, i, change)
+	}
+	if !d.Pod() {
+		return
+	}
+	p.pods = change(p.pods, i)
+	for k, v := range d.Labels {
+		repost(p.byKey, k, i, change)
+		repost(p.byLabel, label{k, v}, i, change)
+	}
+	for _, port := range d.Ports {
+		n := portName{port.Name, port.Protocol}
+		if p.byPort[n] == nil {
+			p.byPort[n] = map[uint16][]int32{}
+		}
+		if repost(p.byPort[n], port.Port, i, change); len(p.byPort[n]) == 0 {
+			delete(p.byPort, n)
+		}
+	}
+}
+
+func repost[K comparable](postings map[K][]int32, key K, i int32, change func([]int32, int32) []int32) {
+	if list := change(postings[key], i); len(list) > 0 {
+		postings[key] = list
+	} else {
+		delete(postings, key)
+	}
+}
+
+// replace makes d, or nobody, what a number means.
+func (p *population) replace(number uint32, d *Definition) {
+	if d != nil && p.keep != nil && !p.keep(d) {
+		d = nil
+	}
+	i, old := int32(number), p.defs.get(number)
+	switch {
+	case old == d:
+		return
+	case old != nil && d != nil && old.key() == d.key():
+		p.defs[number] = d // the same by another name
+		return
+	}
+	if old != nil {
+		at, _ := slices.BinarySearchFunc(p.byName, i, p.compareNames)
+		p.byName = slices.Delete(p.byName, at, at+1)
+		p.post(i, old, drop)
+		p.concerned(old, func(s *idSet) { s.members = drop(s.members, i) })
+	}
+	if p.defs = p.defs.set(number, d); d != nil {
+		at, _ := slices.BinarySearchFunc(p.byName, i, p.compareNames)
+		p.byName = slices.Insert(p.byName, at, i)
+		p.post(i, d, add)
+		p.concerned(d, func(s *idSet) { s.members = add(s.members, i) })
+	}
+	if p.defs = p.defs.trimmed(); len(p.defs) == 0 {
+		p.defs = p.defs.set(0, nil)
+	}
+}
+
+// concerned calls yield for the sets that an identity is in.
+func (p *population) concerned(d *Definition, yield func(*idSet)) {
+	ask := func(sets []*idSet) {
+		for _, s := range sets {
+			if s.matches(d) {
+				yield(s)
+			}
+		}
+	}
+	ask(p.needNone)
+	for _, prefix := range d.Prefixes {
+		ask(p.needPrefix[prefix])
+	}
+	for k, v := range d.Labels {
+		ask(p.needKey[k])
+		ask(p.needLabel[label{k, v}])
+	}
+}
+
+// set is that of a peer, which is not PeerAny or the like.
+func (p *population) set(peer *Peer) *idSet {
+	key := peerKey(peer)
+	if s, ok := p.sets[key]; ok {
+		return s
+	}
+	s := &idSet{key: key, peer: *peer}
+	var candidates []int32
+	switch peer.Kind {
+	case PeerSelector:
+		candidates = p.need(s)
+	case PeerCIDR:
+		at := peer.CIDR.Masked()
+		candidates = p.within[at]
+		p.needPrefix[at] = append(p.needPrefix[at], s)
+	default:
+		p.needNone = append(p.needNone, s)
+		for i, d := range p.defs.all() {
+			if s.matches(d) {
+				s.members = append(s.members, int32(i))
+			}
+		}
+	}
+	for _, i := range candidates {
+		if s.matches(p.defs[i]) {
+			s.members = append(s.members, i)
+		}
+	}
+	slices.Sort(s.members)
+	p.sets[key] = s
+	return s
+}
+
+// need lists the pods that a selector may match, and notes by what the set is found: its requirement that fewest meet.
+func (p *population) need(s *idSet) []int32 {
+	candidates, best := p.pods, -1
+	for i := range s.peer.Selector {
+		r := &s.peer.Selector[i]
 		var c []int32
 		switch r.Op {
 		case Exists:
 			c = p.byKey[r.Key]
 		case In:
-			for _, v := range slices.Compact(slices.Sorted(slices.Values(r.Values))) {
+			for _, v := range distinct(r.Values) {
 				c = append(c, p.byLabel[label{r.Key, v}]...)
 			}
 		default:
 			continue
 		}
-		if len(c) < len(candidates) {
-			candidates = c
+		if best < 0 || len(c) < len(candidates) {
+			candidates, best = c, i
 		}
 	}
-	matching := make([]int32, 0, len(candidates))
-	for _, i := range candidates {
-		if s.Matches(p.defs[i].Labels) {
-			matching = append(matching, i)
+	if best < 0 {
+		p.needNone = append(p.needNone, s)
+		return candidates
+	}
+	if r := &s.peer.Selector[best]; r.Op == Exists {
+		p.needKey[r.Key] = append(p.needKey[r.Key], s)
+	} else {
+		for _, v := range distinct(r.Values) {
+			l := label{r.Key, v}
+			p.needLabel[l] = append(p.needLabel[l], s)
 		}
 	}
-	slices.Sort(matching)
-	p.cache[key] = matching
-	return matching
+	return candidates
 }
 
-// matching lists the identities that peer matches, which is not PeerAny or the like; the caller must not write to it.
-func (p *population) matching(peer *Peer) []int32 {
-	if peer.Kind == PeerSelector {
-		return p.selected(peer.Selector)
+func distinct(values []string) []string {
+	if len(values) < 2 {
+		return values
 	}
-	key := peerKey(peer)
-	if m, ok := p.cache[key]; ok {
-		return m
-	}
-	var m []int32
-	if peer.Kind == PeerCIDR {
-		for _, i := range p.within[peer.CIDR.Masked()] {
-			if p.defs[i].matches(peer) {
-				m = append(m, i)
-			}
-		}
-	} else {
-		for i := 1; i < len(p.defs); i++ {
-			if p.defs[i].matches(peer) {
-				m = append(m, int32(i))
-			}
-		}
-	}
-	p.cache[key] = m
-	return m
+	return slices.Compact(slices.Sorted(slices.Values(values)))
 }
 
 // matchesAll says whether peer matches everything, the unknown identity included.

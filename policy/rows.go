@@ -18,16 +18,13 @@ type imageIdentity struct {
 // rows writes every local identity's rows to c.out and returns the identity table, by number, and the bytes that the rows
 // take. Past the limit it only measures: then c.out holds no image.
 func (c *compiler) rows(limit int) (identities []imageIdentity, written int, err error) {
-	identities = make([]imageIdentity, c.all.numbers[len(c.all.numbers)-1]+1)
+	identities = make([]imageIdentity, len(c.all.defs))
 	for i := range identities {
-		identities[i].peerClass = c.peerClass[0]
-	}
-	for i, number := range c.all.numbers {
-		identities[number].peerClass = c.peerClass[i]
+		identities[i].peerClass = c.peerClass[i]
 	}
 	by := make([][]int32, len(c.locals.defs)) // local identity → policies that select it
 	for i, m := range c.meanings {
-		for _, s := range m.subjects {
+		for _, s := range m.subjects.members {
 			by[s] = append(by[s], int32(i))
 		}
 	}
@@ -65,7 +62,7 @@ func (c *compiler) rows(limit int) (identities []imageIdentity, written int, err
 				}
 				return row
 			}
-			id := &identities[c.locals.numbers[s]]
+			id := &identities[s]
 			id.audited[dir] = write(rowSpec{plane: audited})
 			id.rows[dir] = id.audited[dir]
 			if !enforced.equal(&audited) {
@@ -109,7 +106,7 @@ func (c *compiler) effective(policies []int32, subject int32, dir Direction) (e 
 func (c *compiler) compileRule(policy, rule, subject int32, rules []int32) ([]int32, error) {
 	p := &c.policies[policy]
 	r := &p.Rules[rule]
-	number, ok := c.n.Rules[RuleName{p.Key, r.Path}]
+	number, ok := c.n.rules[RuleName{p.Key, r.Path}]
 	if !ok {
 		return nil, fmt.Errorf("%s %s has no number", p.Key, r.Path)
 	}
@@ -182,11 +179,11 @@ func intersect(l *list, set []int32) []int32 {
 
 func (c *compiler) peersOf(peers []peerSet) *list {
 	var set []int32
-	for i := range peers {
-		if peers[i].all {
+	for _, p := range peers {
+		if p == nil {
 			return c.lists.get(true, nil)
 		}
-		set = append(set, c.classes(peers[i].set)...)
+		set = append(set, c.classes(p.members)...)
 	}
 	slices.Sort(set)
 	return c.lists.get(false, slices.Compact(set))

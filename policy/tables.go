@@ -88,6 +88,7 @@ type Backend struct {
 	Identity uint32
 	Port     uint16
 	Host     bool // an address of this node
+	Node     bool // an address of a node, be it this one
 }
 
 // Compiled is all that enforcing a model on its node takes.

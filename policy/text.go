@@ -61,13 +61,12 @@ func (c *Compiled) WriteText(w io.Writer) error {
 		fmt.Fprintf(b, "  %d %s mac %x\n", n.Slot, n.Name, n.VTEPMAC)
 	}
 	fmt.Fprintf(b, "\nidentities\n")
-	for i := range img.keys.Identities {
-		d := &img.keys.Identities[i]
+	for number, d := range img.keys.identities.all() {
 		local := ""
 		if d.Local {
 			local = " (local)"
 		}
-		fmt.Fprintf(b, "  %d %s%s\n", d.Number, img.fullName(d.Number), local)
+		fmt.Fprintf(b, "  %d %s%s\n", number, img.fullName(number), local)
 	}
 	fmt.Fprintf(b, "\naddresses\n")
 	for _, a := range c.Addresses {
@@ -174,8 +173,7 @@ func (img *Image) writeRow(w io.Writer, lookup lookupFunc, dir Direction, subjec
 	}
 	byClass := map[uint16]*group{}
 	byText := map[string]*group{}
-	for i := range img.keys.Identities {
-		peer := img.keys.Identities[i].Number
+	for peer := range img.keys.identities.all() {
 		class := img.peerClass(peer)
 		g := byClass[class]
 		if g == nil {

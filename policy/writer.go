@@ -102,8 +102,8 @@ func (w *writer) block(b *[imageBlock]uint16) uint32 {
 }
 
 // image puts the sections one after the other and the header before them.
-func (w *writer) image(generation uint32, identities []imageIdentity, ports *portSpace, k *keys, chunks *chunkCache) ([]byte, error) {
-	names, err := k.encode(chunks)
+func (w *writer) image(generation uint32, identities []imageIdentity, ports *portSpace, k *keys, packed *packedKeys) ([]byte, error) {
+	names, err := k.encode(packed)
 	if err != nil {
 		return nil, fmt.Errorf("write keys: %w", err)
 	}

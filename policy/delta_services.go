@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+func (c *change) servicesChange(d *news) bool {
+	for _, key := range d.goneServices {
+		c.services[key] = nil
+	}
+	for _, s := range d.services {
+		if _, twice := c.services[s.Key()]; twice {
+			return false
+		}
+		c.services[s.Key()] = s
+	}
+	return true
+}
+
+// serviceEntries lists the Service addresses that the change may change: those of Services that change, those with a backend
+// whose address does, and those that nodes bring or take along.
+func (c *change) serviceEntries(d *Delta) {
+	x := c.live.resident.services
+	own, atNodes := map[ServiceAddress]bool{}, map[nodePort]bool{}
+	touch := func(s *Service) {
+		s.eachClaim(func(at ServiceAddress, _ *ServicePort) { own[at] = true }, func(at nodePort, _ *ServicePort) { atNodes[at] = true })
+	}
+	was := map[*ServicePort]bool{} // of Services that change
+	for key, s := range c.services {
+		if old := x.services[key]; old != nil {
+			touch(old)
+			for i := range old.Ports {
+				was[&old.Ports[i]] = true
+			}
+		}
+		if s != nil {
+			touch(s)
+		}
+	}
+	c.backendsChange(touch)
+	c.eachNode(func(n *Node, changes bool) {
+		if !changes && len(atNodes) == 0 {
+			return
+		}
+		n.eachPortAddress(c.live.node, func(a netip.Addr) {
+			for at := range atNodes {
+				own[ServiceAddress{a, at.protocol, at.port}] = true
+			}
+			if !changes {
+				return
+			}
+			for at := range x.nodePorts {
+				own[ServiceAddress{a, at.protocol, at.port}] = true
+			}
+		})
+	})
+	if len(own) == 0 {
+		return
+	}
+	claims, nodePorts := map[ServiceAddress][]*ServicePort{}, map[nodePort][]*ServicePort{}
+	for _, s := range c.services {
+		if s != nil {
+			s.eachClaim(func(at ServiceAddress, p *ServicePort) { claims[at] = append(claims[at], p) },
+				func(at nodePort, p *ServicePort) { nodePorts[at] = append(nodePorts[at], p) })
+		}
+	}
+	for _, at := range slices.SortedFunc(maps.Keys(own), ServiceAddress.compare) {
+		ports := slices.Concat(x.claims[at], claims[at])
+		if np := (nodePort{at.Protocol, at.Port}); c.servesPorts(at.Addr) {
+			ports = slices.Concat(ports, x.nodePorts[np], nodePorts[np])
+		}
+		if ports = slices.DeleteFunc(ports, func(p *ServicePort) bool { return was[p] }); len(ports) > 0 {
+			d.Services = append(d.Services, newServiceEntry(at, ports, c.cover))
+		} else {
+			d.GoneServices = append(d.GoneServices, at)
+		}
+	}
+}
+
+// backendsChange calls touch for the Services that have a backend whose address changes.
+func (c *change) backendsChange(touch func(*Service)) {
+	x := c.live.resident.services
+	changing := false
+	for prefix := range c.now {
+		if !prefix.IsSingleIP() || x.backends[prefix.Addr()] > 0 {
+			changing = true
+			break
+		}
+	}
+	if !changing {
+		return
+	}
+	var cidrs []netip.Prefix
+	for prefix := range c.now {
+		if !prefix.IsSingleIP() {
+			cidrs = append(cidrs, prefix)
+		}
+	}
+	for key, s := range x.services {
+		if _, changes := c.services[key]; changes {
+			continue
+		}
+		found := false
+		s.eachBackend(func(a netip.Addr) {
+			if found || !a.IsValid() {
+				return
+			}
+			_, found = c.now[netip.PrefixFrom(a, a.BitLen())]
+			found = found || slices.ContainsFunc(cidrs, func(p netip.Prefix) bool { return p.Contains(a) })
+		})
+		if found {
+			touch(s)
+		}
+	}
+}
+
+// eachNode calls yield for the nodes that stay as they are, and for those that change as they were and as they are.
+func (c *change) eachNode(yield func(n *Node, changes bool)) {
+	nodes := c.live.resident.resolver.nodes
+	for name, n := range nodes {
+		_, changes := c.nodes[name]
+		yield(n, changes)
+	}
+	for _, n := range c.nodes {
+		if n != nil {
+			yield(n, true)
+		}
+	}
+}
+
+// servesPorts says whether a is, after the change, an address under which a node's ports are reached.
+func (c *change) servesPorts(a netip.Addr) bool {
+	if !a.IsValid() {
+		return false
+	}
+	p := netip.PrefixFrom(a, a.BitLen())
+	e := Address{}
+	if o, changes := c.now[p]; o != nil {
+		e = Address{Kind: o.kind, Flags: o.flags}
+	} else if there := c.live.addresses.find(p); there != nil && !changes {
+		e = there.Address
+	}
+	return e.Kind == AddressHost || e.Kind == AddressNode && e.Flags&AddressUnderlay != 0
+}
