@@ -22,40 +22,39 @@ import (
 // salvage reads of an object what can be read; nil if that is nothing.
 func (r *reader) salvage(ref PolicyRef, tree map[string]any, problems []*Problem) (metav1.Object, []Status) {
 	s := salvager{reader: r, cilium: strings.HasPrefix(r.kind.name, "Cilium"), ordered: r.kind.name == "ClusterNetworkPolicy", problems: problems}
-	mended := map[string]any{}
-	for key, value := range tree {
-		mended[key] = value
-	}
-	s.metadata(mended)
-	named := false
-	for key := range mended {
-		switch {
-		case key == "spec":
-			mended[key], named = s.spec(mended[key], "spec"), true
-		case key == "specs" && s.cilium:
-			list, ok := mended[key].([]any)
-			if !ok {
-				mended[key] = []any{s.isolating(nil, "specs")}
+	mended := map[string]any{"apiVersion": tree["apiVersion"], "kind": tree["kind"]}
+	s.metadata(mended, tree)
+	if specs, written := tree["specs"]; written && s.cilium {
+		list, ok := specs.([]any)
+		if !ok {
+			list = []any{nil}
+		}
+		var kept []any
+		for i := range list {
+			if spec := s.spec(list[i], fmt.Sprintf("specs[%d]", i)); spec != nil {
+				kept = append(kept, spec)
 			}
-			for i := range list {
-				list[i] = s.spec(list[i], fmt.Sprintf("specs[%d]", i))
-			}
-			named = true
+		}
+		if len(kept) > 0 {
+			mended["specs"] = kept
 		}
 	}
-	if !named {
-		mended["spec"] = s.spec(nil, "spec")
+	if spec, written := tree["spec"]; written || mended["specs"] == nil {
+		if spec := s.spec(spec, "spec"); spec != nil {
+			mended["spec"] = spec
+		}
 	}
-	mended = s.known(mended)
 	var object metav1.Object
-	outcome := "the object is not enforced, or as it was last read"
-	if !s.lost {
+	switch {
+	case s.lost:
+	case mended["spec"] == nil && mended["specs"] == nil: // it is about no pod
+		object = r.kind.make()
+		object.SetNamespace(ref.Namespace)
+		object.SetName(ref.Name)
+	default:
 		var still []*Problem
-		if object, still = r.decode(mended); object != nil {
-			outcome = s.outcome()
-		} else {
-			problems = append(problems, still...)
-		}
+		object, still = r.decode(mended)
+		problems = append(problems, still...)
 	}
 	if p, ok := object.(*ClusterNetworkPolicy); ok {
 		for path, why := range s.closed {
@@ -65,7 +64,9 @@ func (r *reader) salvage(ref PolicyRef, tree map[string]any, problems []*Problem
 	}
 	var refused []Status
 	for _, p := range problems {
-		refused = append(refused, Status{ref.Object(), p.Path, ReasonRefused, p.Message + "; " + outcome})
+		if told := (Status{ref.Object(), p.Path, ReasonRefused, p.Message + "; " + s.outcome(object, p.Path)}); !slices.Contains(refused, told) {
+			refused = append(refused, told)
+		}
 	}
 	return object, refused
 }
@@ -78,10 +79,19 @@ type salvager struct {
 	closed          map[string]string // rules of a ClusterNetworkPolicy that fail closed, and why
 	wide            bool              // more than single rules is wrong
 	lost            bool              // it cannot be told whom it is about
+	nobody          bool              // it is about nodes
 }
 
-func (s *salvager) outcome() string {
-	if s.wide {
+// outcome is what becomes of the object because of what is wrong at path.
+func (s *salvager) outcome(object metav1.Object, path string) string {
+	switch {
+	case object == nil:
+		return "the object is not enforced, or as it was last read"
+	case strings.HasPrefix(path, "metadata."):
+		return "the policy is enforced without it"
+	case s.nobody:
+		return "the policy is about no pod, and is not enforced"
+	case s.wide:
 		return "the pods that it selects are isolated, and none of its rules admits anything"
 	}
 	return "the rule admits nothing, or denies everyone if it denies"
@@ -98,7 +108,7 @@ func (s *salvager) wrong(path string) (messages []string) {
 }
 
 // metadata leaves out what is wrong with labels and annotations: a policy whose annotation cannot be read is enforced.
-func (s *salvager) metadata(tree map[string]any) {
+func (s *salvager) metadata(mended, tree map[string]any) {
 	meta, _ := tree["metadata"].(map[string]any)
 	kept := map[string]any{"name": meta["name"]}
 	if s.kind.namespaced {
@@ -107,24 +117,13 @@ func (s *salvager) metadata(tree map[string]any) {
 	if annotations := meta["annotations"]; annotations != nil && len(s.wrong("metadata.annotations")) == 0 {
 		kept["annotations"] = annotations
 	}
-	tree["metadata"] = kept
-}
-
-// known leaves out fields of the object that do not exist.
-func (s *salvager) known(tree map[string]any) map[string]any {
-	out := map[string]any{}
-	for key, value := range tree {
-		if slices.Contains([]string{"apiVersion", "kind", "metadata", "spec"}, key) || key == "specs" && s.cilium {
-			out[key] = value
-		}
-	}
-	return out
+	mended["metadata"] = kept
 }
 
 var ruleOf = regexp.MustCompile(`^(ingress|ingressDeny|egress|egressDeny)(\[(\d+)\])?`)
 
 // spec mends what is at path.
-func (s *salvager) spec(value any, path string) any {
+func (s *salvager) spec(value any, path string) map[string]any {
 	from, _ := value.(map[string]any)
 	wide := from == nil
 	for _, p := range s.problems {
@@ -195,7 +194,7 @@ func (s *salvager) shut(rule any, list, path string, why []string) any {
 }
 
 // isolating is a spec that isolates what the one at path selects, as it asks, and admits nothing.
-func (s *salvager) isolating(from map[string]any, path string) any {
+func (s *salvager) isolating(from map[string]any, path string) map[string]any {
 	s.wide = true
 	readable := func(field string) any {
 		if value := from[field]; value != nil && len(s.wrong(path+"."+field)) == 0 {
@@ -211,7 +210,8 @@ func (s *salvager) isolating(from map[string]any, path string) any {
 	if s.cilium {
 		subject = "endpointSelector"
 		if from["nodeSelector"] != nil && from["endpointSelector"] == nil {
-			return map[string]any{"nodeSelector": map[string]any{}, "ingress": []any{map[string]any{}}} // of no pod
+			s.nobody = true
+			return nil
 		}
 	}
 	if out[subject] = readable(subject); out[subject] == nil {
@@ -247,7 +247,7 @@ func (s *salvager) isolating(from map[string]any, path string) any {
 }
 
 // ordering is isolating for a policy of an ordered tier, which isolates nobody: all its rules fail closed.
-func (s *salvager) ordering(from map[string]any, path string, readable func(string) any) any {
+func (s *salvager) ordering(from map[string]any, path string, readable func(string) any) map[string]any {
 	out := map[string]any{}
 	for _, field := range []string{"tier", "priority", "subject"} {
 		if out[field] = readable(field); out[field] == nil {

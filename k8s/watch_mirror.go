@@ -34,6 +34,7 @@ type mirror struct {
 	concerned     uint8 // what policies depend on and has changed, of the depends... constants
 	statusDirty   bool
 	refsDirty     bool
+	listDirty     bool // of policies
 
 	// What is translated, sorted. Lists that were handed over are replaced, never written to.
 	lookup   lookup

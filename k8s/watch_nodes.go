@@ -128,7 +128,7 @@ func (m *mirror) flushNodes(c *policy.Changes) {
 		}
 		n.Overlay = kept
 	}
-	m.displace(taken)
+	m.displace(taken, owners)
 	m.nodes.taken, m.nodes.assumed, m.nodes.owners = taken, assumed, owners
 	if !slices.Equal(m.nodes.statuses, t.statuses) {
 		m.nodes.statuses, m.statusDirty = t.statuses, true
@@ -141,7 +141,7 @@ func (m *mirror) flushNodes(c *policy.Changes) {
 }
 
 // displace notes the pods that lose or win an address to or from a node, or whose node has come or gone.
-func (m *mirror) displace(taken map[netip.Addr]bool) {
+func (m *mirror) displace(taken map[netip.Addr]bool, owners map[netip.Addr]string) {
 	touch := func(addr netip.Addr) {
 		if r := m.pods.holders[addr]; r != nil {
 			m.pods.dirty[podID{r.Namespace, r.Name}] = true
@@ -151,7 +151,7 @@ func (m *mirror) displace(taken map[netip.Addr]bool) {
 		}
 	}
 	for addr := range taken {
-		if !m.nodes.taken[addr] {
+		if !m.nodes.taken[addr] || m.nodes.owners[addr] != owners[addr] {
 			touch(addr)
 		}
 	}

@@ -56,7 +56,7 @@ func (m *mirror) putPolicy(p *policyObject) {
 func (m *mirror) removePolicy(key string) {
 	if m.policies[key] != nil {
 		delete(m.policies, key)
-		m.policiesDirty[key], m.refsDirty = true, true
+		m.policiesDirty[key], m.refsDirty, m.statusDirty, m.listDirty = true, true, true, true
 	}
 }
 
@@ -122,11 +122,9 @@ func (m *mirror) flushPolicies(c *policy.Changes) {
 		clear(m.asked) // all who ask do so again
 	}
 	m.concerned = 0
-	changed := false
 	for key := range m.policiesDirty {
 		r := m.policies[key]
 		if r == nil {
-			changed, m.statusDirty = true, true
 			continue
 		}
 		var translated []policy.Policy
@@ -135,7 +133,7 @@ func (m *mirror) flushPolicies(c *policy.Changes) {
 			translated, r.told = m.translate(r)
 		}
 		if !reflect.DeepEqual(translated, r.translated) {
-			r.translated, changed = translated, true
+			r.translated, m.listDirty = translated, true
 		}
 		if statuses := slices.Concat(r.refused, r.told); !slices.Equal(statuses, r.statuses) {
 			r.statuses, m.statusDirty = statuses, true
@@ -143,7 +141,8 @@ func (m *mirror) flushPolicies(c *policy.Changes) {
 	}
 	clear(m.policiesDirty)
 	keys := slices.Sorted(maps.Keys(m.policies))
-	if changed {
+	if m.listDirty {
+		m.listDirty = false
 		m.list = make([]policy.Policy, 0, len(keys))
 		for _, key := range keys {
 			m.list = append(m.list, m.policies[key].translated...)
