@@ -5,7 +5,7 @@
 GO ?= $(or $(shell command -v go),/usr/local/go/bin/go)
 PACKAGES := clang-19 llvm-19
 # Modules of their own: what builds and checks the deployment is none of the agent's dependencies.
-MODULES := deploy/image deploy/charts
+MODULES := deploy/image deploy/crds/schema deploy/charts
 VERSION := $(shell sed -n 's/^appVersion: "\(.*\)"$$/\1/p' deploy/charts/weir/Chart.yaml)
 IMAGE ?= ghcr.io/weirnet/weir:$(VERSION)
 
@@ -20,6 +20,10 @@ build: ## bin/weir
 .PHONY: image
 image: ## bin/weir-image.tar, called IMAGE; IMAGE_FLAGS="--arch amd64,arm64 --push" for all architectures, to a registry
 	cd deploy/image && $(GO) run . --root ../.. --name $(IMAGE) --version $(VERSION) --out ../../bin/weir-image.tar $(IMAGE_FLAGS)
+
+.PHONY: crds
+crds: ## the CustomResourceDefinitions of the cilium.io kinds
+	$(GO) run -C deploy/crds/schema .
 
 .PHONY: chart
 chart: ## deploy/weir.yaml and docs/helm-values.md from the Helm chart

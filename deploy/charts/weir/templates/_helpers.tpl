@@ -64,7 +64,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 {{- end }}
 {{- range .Values.extraArgs }}
-{{- if regexMatch "^--?(node|manifests|pin-path|socket|metrics-addr|cni-conf-dir|cni-bin-dir)(=|$)" . }}
+{{- if regexMatch "^--?(node|manifests|kubeconfig|daemonset|pin-path|socket|metrics-addr|cni-conf-dir|cni-bin-dir)(=|$)" . }}
 {{- fail (printf "extraArgs: %s: the chart sets this flag itself" .) }}
 {{- end }}
 {{- end }}
