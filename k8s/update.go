@@ -27,6 +27,9 @@ type Update struct {
 // ErrPodGone says that a claimed pod is deleted or has finished.
 var ErrPodGone = errors.New("the pod is gone")
 
+// ErrOverruled says that the API has said another address of a claimed pod since.
+var ErrOverruled = errors.New("the API says another address now")
+
 // PodClaim is what a CNI plugin knows of a pod that it is about to start: its addresses, before the API does.
 type PodClaim struct {
 	Namespace, Name string

@@ -20,7 +20,8 @@ type podObject struct {
 	policy.Pod                     // but for the labels; Addrs are those that the API says
 	own          map[string]string // the pod's own labels, as policy knows them
 	account      string
-	created      int64 // seconds
+	created      int64  // seconds
+	hash         string // of a static pod's configuration
 	hostNetwork  bool
 	finished     bool
 	misaddressed string // why status.podIPs is not read; empty: it is
@@ -32,7 +33,7 @@ func (p *podObject) GetObjectMeta() metav1.Object {
 }
 
 func newPodObject(p *corev1.Pod) *podObject {
-	out := &podObject{created: p.CreationTimestamp.Unix(), hostNetwork: p.Spec.HostNetwork,
+	out := &podObject{created: p.CreationTimestamp.Unix(), hash: p.Annotations[configHash], hostNetwork: p.Spec.HostNetwork,
 		finished: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed}
 	out.Namespace, out.Name, out.UID, out.Node = intern(p.Namespace), p.Name, string(p.UID), intern(p.Spec.NodeName)
 	if out.hostNetwork || out.finished {
@@ -47,21 +48,33 @@ func newPodObject(p *corev1.Pod) *podObject {
 	for i := range out.Ports {
 		out.Ports[i].Name = intern(out.Ports[i].Name)
 	}
+	var spare []netip.Addr
+	if out.Addrs, spare = oneOfEach(podAddrs(p)); len(spare) > 0 {
+		out.misaddressed = fmt.Sprintf("%s is a second address of its family; it is not the pod's to policy", spare[len(spare)-1])
+	}
+	return out
+}
+
+// configHash is the annotation by which a mirror pod names the static pod that it is of.
+const configHash = "kubernetes.io/config.hash"
+
+// oneOfEach is the first address of each family; spare are the others.
+func oneOfEach(addrs []netip.Addr) (firsts, spare []netip.Addr) {
 	var families [2]bool
-	for _, addr := range podAddrs(p) {
+	for _, addr := range addrs {
 		addr = addr.Unmap().WithZone("")
 		family := 0
 		if addr.Is6() {
 			family = 1
 		}
 		if families[family] {
-			out.misaddressed = fmt.Sprintf("%s is a second address of its family; it is not the pod's to policy", addr)
+			spare = append(spare, addr)
 			continue
 		}
 		families[family] = true
-		out.Addrs = append(out.Addrs, addr)
+		firsts = append(firsts, addr)
 	}
-	return out
+	return firsts, spare
 }
 
 // intern is one string for equal ones, as long as somebody has it.
@@ -73,7 +86,9 @@ type podRecord struct {
 	created    int64
 	set        *labelSet
 	trouble    string
-	claim      *claim // holds while the API says no address
+	said       []netip.Addr // by the API
+	claim      *claim       // nil: the API's word holds
+	hash       string       // what the kubelet calls a static pod
 }
 
 // labelSet is the labels of all pods that have the same: pods of a workload are many.
@@ -120,17 +135,15 @@ func (m *podMirror) put(p *podObject) bool {
 		delete(m.claims, id)
 		c.end(fmt.Errorf("pod %s/%s: %w", id.namespace, id.name, ErrPodGone))
 		c = nil
-	case !c.of(p.UID): // of a pod that is yet to come
+	case !c.of(p.UID, p.hash): // of a pod that is yet to come
 		c = nil
-	case len(p.Addrs) > 0:
-		if c.settled = true; len(c.waiters) == 0 {
-			delete(m.claims, id)
-		}
+	case !c.holds(p.Addrs):
+		m.overrule(id, c)
 		c = nil
 	}
-	r := &podRecord{Pod: p.Pod, created: p.created, trouble: p.misaddressed, claim: c}
+	r := &podRecord{Pod: p.Pod, created: p.created, trouble: p.misaddressed, claim: c, said: p.Addrs, hash: p.hash}
 	if c != nil {
-		r.Addrs = c.Addrs
+		r.Addrs = c.addrs(p.Addrs)
 	}
 	r.Ports = m.ports(p.Ports)
 	r.set = m.labelSet(p)
@@ -139,6 +152,7 @@ func (m *podMirror) put(p *podObject) bool {
 		if old.set == r.set && old.UID == r.UID && old.Node == r.Node && old.created == r.created && old.trouble == r.trouble && old.claim == r.claim &&
 			slices.Equal(old.Addrs, r.Addrs) && slices.Equal(old.Ports, r.Ports) {
 			m.release(r.set)
+			old.said, old.hash = r.said, r.hash
 			return false
 		}
 		m.drop(old)
@@ -155,7 +169,7 @@ func (m *podMirror) put(p *podObject) bool {
 func (m *podMirror) remove(id podID) bool {
 	if c := m.claims[id]; c != nil {
 		r := m.records[id]
-		if r != nil && c.of(r.UID) {
+		if r != nil && c.of(r.UID, r.hash) {
 			delete(m.claims, id)
 			c.end(fmt.Errorf("pod %s/%s: %w", id.namespace, id.name, ErrPodGone))
 		}
