@@ -4,6 +4,7 @@ package k8s
 
 import (
 	"net/netip"
+	"slices"
 	"sort"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,7 +16,8 @@ import (
 // endpoint is one address and port behind a Service.
 type endpoint struct {
 	addr     netip.AddrPort
-	fallback bool // terminating but still serving: counts only while nothing is ready
+	node     string // that it is on, as far as the slice says
+	fallback bool   // terminating but still serving: counts only while nothing is ready
 }
 
 // portKey is how a Service port finds its endpoints.
@@ -28,7 +30,7 @@ type portKey struct {
 func (t *translator) services() {
 	t.backends = t.endpoints()
 	for _, s := range t.objects.Services {
-		service, listed := translateService(s, func(key portKey) []endpoint { return t.backends[key] })
+		service, listed := translateService(s, t.model.Node, func(key portKey) []endpoint { return t.backends[key] })
 		if listed {
 			t.model.Services = append(t.model.Services, service)
 		}
@@ -40,7 +42,7 @@ func (t *translator) services() {
 }
 
 // translateService is a Service with what stands behind its ports; listed is false if no address leads to it.
-func translateService(s *corev1.Service, behind func(portKey) []endpoint) (service policy.Service, listed bool) {
+func translateService(s *corev1.Service, node string, behind func(portKey) []endpoint) (service policy.Service, listed bool) {
 	service = policy.Service{Namespace: s.Namespace, Name: s.Name}
 	if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == corev1.ClusterIPNone {
 		return service, false // nobody translates its addresses, whatever else it says
@@ -61,10 +63,35 @@ func translateService(s *corev1.Service, behind func(portKey) []endpoint) (servi
 		protocol := ProtocolNumber(p.Protocol)
 		port := policy.ServicePort{Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)}
 		service.NodePorts = service.NodePorts || p.NodePort != 0
-		port.Backends = backends(behind(portKey{s.Namespace + "/" + s.Name, p.Name, protocol}))
+		port.Backends = reachable(s, node, behind(portKey{s.Namespace + "/" + s.Name, p.Name, protocol}))
 		service.Ports = append(service.Ports, port)
 	}
 	return service, len(service.Addrs) > 0 || service.NodePorts
+}
+
+// reachable are the endpoints that a packet of a pod on node may be sent to. With the internal traffic policy Local they are
+// those on the node, but for addresses of the outside, from where pods are sent to any of them.
+func reachable(s *corev1.Service, node string, all []endpoint) []netip.AddrPort {
+	if s.Spec.InternalTrafficPolicy == nil || *s.Spec.InternalTrafficPolicy != corev1.ServiceInternalTrafficPolicyLocal {
+		return backends(all)
+	}
+	var local []endpoint
+	for _, e := range all {
+		if e.node == node {
+			local = append(local, e)
+		}
+	}
+	chosen := backends(local)
+	outside := len(s.Spec.ExternalIPs) > 0 || len(s.Status.LoadBalancer.Ingress) > 0
+	for _, p := range s.Spec.Ports {
+		outside = outside || p.NodePort != 0
+	}
+	if outside {
+		chosen = append(chosen, backends(all)...)
+		slices.SortFunc(chosen, netip.AddrPort.Compare)
+		chosen = slices.Compact(chosen)
+	}
+	return chosen
 }
 
 // backends are the ready ones, else those that still serve while they terminate: what kube-proxy sends to, in each family
@@ -160,5 +187,9 @@ func sliceEndpoint(e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
 	}
 	ready := is(e.Conditions.Ready, true)
 	serving, terminating := is(e.Conditions.Serving, true), is(e.Conditions.Terminating, false)
-	return endpoint{addr: netip.AddrPortFrom(addr, port), fallback: !ready}, ready || serving && terminating
+	node := ""
+	if e.NodeName != nil {
+		node = *e.NodeName
+	}
+	return endpoint{addr: netip.AddrPortFrom(addr, port), node: node, fallback: !ready}, ready || serving && terminating
 }

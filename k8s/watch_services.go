@@ -45,7 +45,7 @@ func newSliceObject(s *discoveryv1.EndpointSlice) *sliceObject {
 	if service := s.Labels[discoveryv1.LabelServiceName]; service != "" && s.AddressType != discoveryv1.AddressTypeFQDN {
 		out.service = intern(s.Namespace + "/" + service)
 		eachSliceEndpoint(s, func(key portKey, e endpoint) {
-			key.service, key.port = out.service, intern(key.port)
+			key.service, key.port, e.node = out.service, intern(key.port), intern(e.node)
 			at := slices.IndexFunc(out.ports, func(p slicePort) bool { return p.key == key })
 			if at < 0 {
 				at = len(out.ports)
@@ -73,11 +73,12 @@ func newServiceObject(s *corev1.Service) *corev1.Service {
 	out.Namespace, out.Name, out.Labels = intern(s.Namespace), s.Name, s.Labels
 	out.Spec.Type, out.Spec.Selector, out.Spec.ClusterIP, out.Spec.ClusterIPs, out.Spec.ExternalIPs =
 		s.Spec.Type, s.Spec.Selector, s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.ExternalIPs
+	out.Spec.InternalTrafficPolicy = s.Spec.InternalTrafficPolicy
 	for _, p := range s.Spec.Ports {
 		out.Spec.Ports = append(out.Spec.Ports, corev1.ServicePort{Name: intern(p.Name), Protocol: p.Protocol, Port: p.Port, NodePort: p.NodePort})
 	}
 	for _, i := range s.Status.LoadBalancer.Ingress {
-		out.Status.LoadBalancer.Ingress = append(out.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: i.IP})
+		out.Status.LoadBalancer.Ingress = append(out.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: i.IP, IPMode: i.IPMode})
 	}
 	return out
 }
@@ -175,7 +176,7 @@ func (m *mirror) flushServices(c *policy.Changes) {
 		was, before := r.listed, r.model
 		r.listed = false
 		if r.object != nil {
-			r.model, r.listed = translateService(r.object, func(port portKey) []endpoint {
+			r.model, r.listed = translateService(r.object, m.node, func(port portKey) []endpoint {
 				var all []endpoint
 				for _, s := range r.slices {
 					for i := range s.ports {

@@ -155,6 +155,9 @@ func (w *world) service(i int) (service, slice object) {
 	if w.in(3) {
 		spec["type"], port["nodePort"] = "NodePort", 30080+i
 	}
+	if w.in(4) {
+		spec["internalTrafficPolicy"] = "Local"
+	}
 	if w.in(2) {
 		spec["selector"] = object{"app": pick(w, "a", "b", "c")}
 	}
@@ -164,6 +167,9 @@ func (w *world) service(i int) (service, slice object) {
 			addr = "192.0.2.1"
 		}
 		e := object{"addresses": list{addr}}
+		if w.in(2) {
+			e["nodeName"] = pick(w, "n1", "n2")
+		}
 		if w.in(4) {
 			e["conditions"] = object{"ready": w.in(2), "serving": w.in(2), "terminating": w.in(2)}
 		}

@@ -23,7 +23,8 @@ type pod struct {
 	Args            []string          // empty: serve
 	HostNetwork     bool
 
-	IP string // set by start
+	IP    string // set by start
+	netns string // found by the address, when somebody asks
 }
 
 // start creates pods and returns when they are ready.

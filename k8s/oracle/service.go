@@ -47,7 +47,7 @@ func (o *Oracle) services(s side) (backends []backend, found bool) {
 			at := own && uint16(p.Port) == packet.Port || nodePorts && p.NodePort != 0 && uint16(p.NodePort) == packet.Port
 			if at && protocolNumber(p.Protocol) == packet.Protocol {
 				found = true
-				for _, b := range o.backends(svc, p) {
+				for _, b := range o.reachable(svc, p, s.subject.Pod.Spec.NodeName) {
 					if b.party.Addr.Is4() == peer.Addr.Is4() {
 						backends = append(backends, b)
 					}
@@ -58,8 +58,22 @@ func (o *Oracle) services(s side) (backends []backend, found bool) {
 	return backends, found
 }
 
-// backends are the ready endpoints of a Service port, or if a family has none those that still serve while they terminate.
-func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort) (used []backend) {
+// reachable are the endpoints that a pod on node may be sent to: with the internal traffic policy Local those on the node, and
+// all where an address of the outside leads to the Service, too.
+func (o *Oracle) reachable(s *corev1.Service, p corev1.ServicePort, node string) []backend {
+	if s.Spec.InternalTrafficPolicy == nil || *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyCluster {
+		return o.backends(s, p, "")
+	}
+	used := o.backends(s, p, node)
+	if slices.ContainsFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 }) || len(s.Spec.ExternalIPs)+len(s.Status.LoadBalancer.Ingress) > 0 {
+		used = append(used, o.backends(s, p, "")...)
+	}
+	return used
+}
+
+// backends are the ready endpoints of a Service port, or if a family has none those that still serve while they terminate;
+// of one node, if node is not empty.
+func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort, node string) (used []backend) {
 	var ready, leaving []backend
 	sliced := false
 	for _, slice := range o.objects.EndpointSlices {
@@ -83,7 +97,7 @@ func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort) (used []backe
 				serves := e.Conditions.Serving == nil || *e.Conditions.Serving
 				terminates := e.Conditions.Terminating != nil && *e.Conditions.Terminating
 				switch {
-				case len(e.Addresses) == 0:
+				case len(e.Addresses) == 0, node != "" && (e.NodeName == nil || *e.NodeName != node):
 				case isReady:
 					ready = o.addBackend(ready, e.Addresses[0], *port.Port)
 				case serves && terminates:
@@ -93,7 +107,7 @@ func (o *Oracle) backends(s *corev1.Service, p corev1.ServicePort) (used []backe
 		}
 	}
 	for _, e := range o.objects.Endpoints { // the older kind, where there is no slice
-		if sliced || e.Namespace != s.Namespace || e.Name != s.Name {
+		if sliced || node != "" || e.Namespace != s.Namespace || e.Name != s.Name {
 			continue
 		}
 		for _, subset := range e.Subsets {
