@@ -37,6 +37,7 @@ func verbs() []verb {
 		{"explain", "say why a packet passes or not, and by which rule", runExplain},
 		{"lint", "say about manifests what a careful reviewer would", runLint},
 		{"mount-bpffs", "mount the BPF file system where the host has none", runMountBPFFS},
+		{"uninstall", "take weir off all nodes of a cluster", runUninstall},
 		{"version", "print the version", runVersion},
 	}
 }
