@@ -25,6 +25,8 @@ func pods(t *testing.T, r rendered) map[string]corev1.PodSpec {
 			out[w.Name] = w.Spec.Template.Spec
 		case *appsv1.Deployment:
 			out[w.Name] = w.Spec.Template.Spec
+		case *corev1.Pod:
+			out[w.Name] = w.Spec
 		case *batchv1.Job:
 			out[w.Name] = w.Spec.Template.Spec
 		}
