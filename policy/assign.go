@@ -41,7 +41,7 @@ func (g *planning) assignIdentities() error {
 		name := o.id.key()
 		d := defs[name]
 		if was, ok := moved[o]; ok {
-			name = g.exceptionName(was, o.id.key())
+			name = g.live.exceptionName(was, o.id.key())
 			if d = defs[name]; d == nil {
 				d = &Definition{Identity: o.id.Identity, Name: name, cachedKey: o.id.key()}
 				defs[name] = d
@@ -58,7 +58,10 @@ func (g *planning) assignIdentities() error {
 			}
 			d.Addrs = append(d.Addrs, o.prefix.Addr())
 		} else if d == nil {
-			d = &Definition{Identity: o.id.Identity, cachedKey: o.id.key()}
+			if d = o.id; g.live != nil && g.live.numbers.identities.get(g.live.identities[name]) == d {
+				copied := *d
+				d = &copied
+			}
 			defs[name] = d
 		}
 		d.Local = d.Local || o.kind == AddressLocalPod
@@ -78,9 +81,9 @@ func (g *planning) assignIdentities() error {
 
 // exceptionName names the number of owners that change from what was means to key together with the policies. Who changed
 // so before has a number of that name, which must not change its meaning again.
-func (g *planning) exceptionName(was uint32, key string) string {
+func (s *state) exceptionName(was uint32, key string) string {
 	name := fmt.Sprintf("%d→%s", was, key)
-	for g.live.identities[name] != 0 {
+	for s.identities[name] != 0 {
 		name = "→" + name
 	}
 	return name
@@ -159,7 +162,7 @@ func (g *planning) moved() map[*owner]uint32 {
 			continue
 		}
 		old := g.live.numbers.identities.get(a.Identity)
-		if old == nil || old.key() == o.id.key() || !g.differ(&old.Identity, &o.id.Identity) {
+		if old == nil || old.key() == o.id.key() || !differ(&old.Identity, &o.id.Identity, &g.live.numbers.vocabulary, &g.numbers.vocabulary) {
 			continue
 		}
 		if o.pod != nil {
@@ -178,8 +181,9 @@ func (g *planning) moved() map[*owner]uint32 {
 	return nil
 }
 
-// differ compares what both identities remember; named prefixes are as old as the policies that name them.
-func (g *planning) differ(old, now *Identity) bool {
+// differ compares what both identities remember, by their vocabularies; named prefixes are as old as the policies that name
+// them.
+func differ(old, now *Identity, oldWords, nowWords *Vocabulary) bool {
 	common := func(a, b map[string]string, v *Vocabulary) bool {
 		for k, value := range a {
 			if other, ok := b[k]; v.keeps(k) && (!ok || other != value) {
@@ -189,7 +193,7 @@ func (g *planning) differ(old, now *Identity) bool {
 		return false
 	}
 	return !slices.Equal(old.Entities, now.Entities) || !slices.Equal(old.Ports, now.Ports) ||
-		common(old.Labels, now.Labels, &g.numbers.vocabulary) || common(now.Labels, old.Labels, &g.live.numbers.vocabulary)
+		common(old.Labels, now.Labels, nowWords) || common(now.Labels, old.Labels, oldWords)
 }
 
 // assignRules numbers the rules that select a local pod, by the old policies and by the new, and keeps the names of those

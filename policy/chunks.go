@@ -78,7 +78,17 @@ func (l *listing[T]) with(c chunks[T], edits []edited[T]) chunks[T] {
 	}
 	out := make(chunks[T], 0, len(c)+len(edits)/shortChunk+2)
 	var open []T // what the next chunk begins with
-	for i, run := range c {
+	for i := 0; i < len(c); i++ {
+		if len(open) == 0 { // runs before the next edit's stay
+			next := len(c)
+			if len(edits) > 0 {
+				next = max(i, i+sort.Search(len(c)-i, func(j int) bool { return l.compare(&c[i+j].items[0], &edits[0].item) > 0 })-1)
+			}
+			out = append(out, c[i:next]...)
+			if i = next; i == len(c) {
+				break
+			}
+		}
 		n := len(edits)
 		if i+1 < len(c) {
 			first := &c[i+1].items[0]
@@ -86,11 +96,7 @@ func (l *listing[T]) with(c chunks[T], edits []edited[T]) chunks[T] {
 				n++
 			}
 		}
-		if n == 0 && len(open) == 0 {
-			out = append(out, run)
-			continue
-		}
-		out, open = l.cut(out, l.merge(open, run.items, edits[:n]), false)
+		out, open = l.cut(out, l.merge(open, c[i].items, edits[:n]), false)
 		edits = edits[n:]
 	}
 	if len(c) == 0 {

@@ -37,15 +37,20 @@ type change struct {
 	pods     map[podID]*Pod          // nil: gone
 	nodes    map[string]*Node        // nil: gone
 	services map[string]*Service     // nil: gone
-	moved    map[string]bool         // pods and nodes that stay and change their identity
+	resolver *resolver
+	moved    map[netip.Prefix]uint32 // of pods and nodes that stay and change their identity: the number they have
+	who      map[string]bool         // those pods and nodes
 
 	slots, freed map[PodName]uint16 // of local pods: handed out, given back
 	nodeSlots    map[string]uint16  // of new nodes
 	tenancy      map[netip.Addr]Tenancy
 
-	numbers map[string]uint32      // of identities that the live image does not know
-	defs    map[uint32]*Definition // what they mean, and what else is not as the live image has it
-	fresh   bool                   // the live image lacks a number, or rows
+	numbers  map[string]uint32       // of identities that the live image does not know
+	defs     map[uint32]*Definition  // what they mean, and what else is not as the live image has it
+	together map[netip.Prefix]uint32 // of those that change at once, with the image
+	before   map[uint32]*Definition  // what these mean until then
+	fresh    bool                    // the live image lacks a number, or rows
+	words    *Vocabulary             // what policies name, if it is more than before
 
 	// With images only: the numbers once it is carried out, the rules in use, and what means nothing any more.
 	next  *numbering
@@ -62,16 +67,15 @@ func (p *Planner) small(d *news, policies []Policy, charged map[string]bool) (*P
 	}
 	c := &change{
 		Planner: p, policies: policies, charged: charged,
-		now: map[netip.Prefix]*owner{}, pods: map[podID]*Pod{}, nodes: map[string]*Node{}, services: map[string]*Service{}, moved: map[string]bool{},
+		now: map[netip.Prefix]*owner{}, pods: map[podID]*Pod{}, nodes: map[string]*Node{}, services: map[string]*Service{},
+		moved: map[netip.Prefix]uint32{}, who: map[string]bool{}, together: map[netip.Prefix]uint32{}, before: map[uint32]*Definition{},
 		slots: map[PodName]uint16{}, freed: map[PodName]uint16{}, nodeSlots: map[string]uint16{}, tenancy: map[netip.Addr]Tenancy{},
 		numbers: map[string]uint32{}, defs: map[uint32]*Definition{},
 	}
 	c.edits = !sameList(policies, s.policies) && !equalPolicies(policies, s.policies)
-	clear(s.resident.resolver.known) // else it would grow for ever
-	if !c.nodesChange(d) || !c.podsChange(d) || !c.servicesChange(d) {
-		return nil, nil
-	}
-	if len(c.moved) > 1 || len(c.moved) > 0 && c.edits || c.edits && !c.familiar() {
+	c.resolver = s.resident.resolver
+	clear(c.resolver.known) // else it would grow for ever
+	if c.edits && !c.learn() || !c.nodesChange(d) || !c.podsChange(d) || !c.servicesChange(d) {
 		return nil, nil
 	}
 	if !c.numberIdentities() || !c.numberPods() || !c.numberNodes() {
@@ -126,24 +130,23 @@ func (c *change) leave(pod *Pod) bool {
 
 // plain says whether p is one owner's at most, and named by no policy.
 func (c *change) plain(p netip.Prefix) bool {
-	r := c.live.resident
-	_, named := r.resolver.named.members[p]
-	return !named && r.single[p] == 0
+	_, named := c.resolver.named.members[p]
+	return !named && c.live.resident.single[p] == 0
 }
 
 func (c *change) come(pod *Pod) bool {
 	node, ok := c.nodes[pod.Node]
 	if !ok {
-		node = c.live.resident.resolver.nodes[pod.Node]
+		node = c.resolver.nodes[pod.Node]
 	}
 	ok = node != nil
-	return ok && c.live.resident.resolver.podOwners(pod, node, func(o owner) error {
+	return ok && c.resolver.podOwners(pod, node, func(o owner) error {
 		old := c.live.addresses.find(o.prefix)
 		if !c.take(o) {
 			return errNotPlain
 		}
-		if old != nil && old.pod != nil && old.pod.id() == pod.id() && old.pod.UID == pod.UID && c.other(old, &o) {
-			c.moved[o.String()] = true
+		if old != nil && old.pod != nil && old.pod.id() == pod.id() && old.pod.UID == pod.UID {
+			c.moves(old, &o)
 		}
 		c.tenancy[o.prefix.Addr()] = c.tenant(&o)
 		return nil
@@ -160,10 +163,13 @@ func (c *change) take(o owner) bool {
 	return true
 }
 
-// other says whether an address has another identity with its new owner.
-func (c *change) other(old *located, now *owner) bool {
-	d := c.live.numbers.identities.get(old.Identity)
-	return d == nil || d.key() != now.id.key()
+// moves notes that an owner stays, and becomes something else that policies could tell.
+func (c *change) moves(old *located, o *owner) {
+	d, words := c.live.numbers.identities.get(old.Identity), &c.live.numbers.vocabulary
+	if d != nil && d.key() != o.id.key() && differ(&d.Identity, &o.id.Identity, words, words) {
+		c.moved[o.prefix] = old.Identity
+		c.who[o.String()] = true
+	}
 }
 
 // tenant counts another pod at an address.

@@ -5,6 +5,7 @@ package policy
 // commit makes the change part of what is live.
 func (c *change) commit(plan *Plan) {
 	s, r := c.live, c.live.resident
+	r.resolver = c.resolver
 	c.commitAddresses(plan)
 	for id, pod := range c.pods {
 		if pod == nil {

@@ -8,13 +8,6 @@ import (
 	"slices"
 )
 
-// familiar says whether new policies name only what the vocabulary has: then every address keeps its identity. Words that
-// nobody names any more stay until all is looked at.
-func (c *change) familiar() bool {
-	_, come := difference(c.live.policies, c.policies)
-	return !slices.ContainsFunc(come, func(p *Policy) bool { return !c.live.numbers.vocabulary.names(p) })
-}
-
 // exception is the definition with a Name that an address has, if it fits its new owner.
 func (c *change) exception(o *owner) (uint32, bool) {
 	if old := c.live.addresses.find(o.prefix); old != nil && o.prefix.IsSingleIP() {
@@ -28,6 +21,9 @@ func (c *change) exception(o *owner) (uint32, bool) {
 
 // identity is the number of an owner's identity, once all have one.
 func (c *change) identity(o *owner) uint32 {
+	if number, ok := c.together[o.prefix]; ok {
+		return number
+	}
 	if number, ok := c.exception(o); ok {
 		return number
 	}
@@ -38,33 +34,62 @@ func (c *change) identity(o *owner) uint32 {
 }
 
 // numberIdentities gives numbers to the identities that the live image does not know, and finds those whose rows it lacks.
+// Pods and nodes that change what they are with each other, or with the policies, get numbers of their own, as in a plan
+// that looks at everything.
 func (c *change) numberIdentities() bool {
 	s := c.live
-	wanted := map[string]*Definition{}
-	for _, o := range c.now {
+	wanted, before := map[string]*Definition{}, map[string]*Definition{}
+	together := len(c.who) > 1 || len(c.who) > 0 && c.edits
+	for prefix, o := range c.now {
 		if o == nil {
 			continue
 		}
+		name, local := o.id.key(), o.kind == AddressLocalPod
+		was, moves := c.moved[prefix]
 		number, known := c.exception(o)
-		if !known {
-			number, known = s.identities[o.id.key()]
+		if moves = moves && together; moves {
+			name, known = s.exceptionName(was, name), false
+			before[name] = s.numbers.identities[was]
+		} else if !known {
+			number, known = s.identities[name]
 		}
-		local := o.kind == AddressLocalPod
-		if !known {
-			d := wanted[o.id.key()]
-			if d == nil {
-				d = &Definition{Identity: o.id.Identity, cachedKey: o.id.key()}
-				wanted[o.id.key()] = d
+		if known {
+			if d := s.numbers.identities.get(number); local && !d.Local && c.defs[number] == nil {
+				copied := *d
+				copied.Local = true
+				c.defs[number] = &copied
+				c.fresh = true
 			}
-			d.Local = d.Local || local
-		} else if d := s.numbers.identities.get(number); local && !d.Local && c.defs[number] == nil {
-			copied := *d
-			copied.Local = true
-			c.defs[number] = &copied
-			c.fresh = true
+			continue
+		}
+		d := wanted[name]
+		if d == nil {
+			d = &Definition{Identity: o.id.Identity, cachedKey: o.id.key()}
+			wanted[name] = d
+		}
+		if d.Local = d.Local || local; moves {
+			d.Name, d.Addrs = name, append(d.Addrs, prefix.Addr())
 		}
 	}
 	c.leaveExceptions()
+	if !c.handOut(wanted) {
+		return false
+	}
+	for name, d := range before {
+		copied := *d
+		copied.Name, copied.Addrs = name, wanted[name].Addrs
+		c.before[c.numbers[name]] = &copied
+	}
+	for prefix, was := range c.moved {
+		if together {
+			c.together[prefix] = c.numbers[s.exceptionName(was, c.now[prefix].id.key())]
+		}
+	}
+	return true
+}
+
+// handOut gives what is wanted the first numbers that are free.
+func (c *change) handOut(wanted map[string]*Definition) bool {
 	if len(wanted) == 0 {
 		return true
 	}
@@ -80,10 +105,11 @@ func (c *change) numberIdentities() bool {
 			if next > MaxIdentity {
 				return false
 			}
-			if s.numbers.identities.get(next) == nil && !taken[next] && !s.restingIdentities[next] {
+			if c.live.numbers.identities.get(next) == nil && !taken[next] && !c.live.restingIdentities[next] {
 				number = next
 			}
 		}
+		slices.SortFunc(wanted[name].Addrs, netip.Addr.Compare)
 		c.tried.identity(name, number)
 		c.numbers[name], c.defs[number] = number, wanted[name]
 	}
@@ -121,6 +147,9 @@ func (c *change) images(plan *Plan) error {
 	n := *s.numbers
 	c.next, c.drop = &n, map[uint32]bool{}
 	n.maxImage, n.charged = c.MaxImage, c.charged
+	if c.words != nil {
+		n.vocabulary = *c.words
+	}
 	needed := map[uint32]bool{}
 	for _, o := range c.now {
 		if o != nil {
@@ -147,7 +176,7 @@ func (c *change) images(plan *Plan) error {
 	n.nodes = c.nodesAfter()
 	n.tenancies = tenancyListing().edit(s.numbers.tenancies, c.tenancyEdits())
 
-	g := &planning{Planner: c.Planner, policies: c.policies, charged: c.charged, changed: c.edits, fresh: c.fresh, numbers: &n}
+	g := &planning{Planner: c.Planner, policies: c.policies, charged: c.charged, changed: c.edits, fresh: c.fresh, numbers: &n, before: c.before}
 	if err := g.assignRules(); err != nil {
 		return err
 	}
@@ -159,7 +188,7 @@ func (c *change) images(plan *Plan) error {
 		}
 		plan.Final.Image = plan.Interim
 	}
-	if c.edits {
+	if c.edits || len(c.before) > 0 {
 		plan.Swap = true
 		c.generation++
 		n.generation = c.generation

@@ -15,15 +15,14 @@ var errNotPlain = errors.New("the address is somebody else's")
 
 // nodesChange is podsChange for nodes, which come first: pods are on them.
 func (c *change) nodesChange(d *news) bool {
-	r := c.live.resident
 	for _, name := range d.goneNodes {
-		if name == c.live.node || !c.nodeLeaves(r.resolver.nodes[name]) {
+		if name == c.live.node || !c.nodeLeaves(c.resolver.nodes[name]) {
 			return false
 		}
 		c.nodes[name] = nil
 	}
 	for _, n := range d.nodes {
-		if _, twice := c.nodes[n.Name]; twice || !c.nodeLeaves(r.resolver.nodes[n.Name]) {
+		if _, twice := c.nodes[n.Name]; twice || !c.nodeLeaves(c.resolver.nodes[n.Name]) {
 			return false
 		}
 		c.nodes[n.Name] = n
@@ -66,15 +65,14 @@ func (c *change) nodeLeaves(n *Node) bool {
 
 // empty says whether p is more than one address, and no policy names anything in it: that would be the node's.
 func (c *change) empty(p netip.Prefix) bool {
-	named := c.live.numbers.vocabulary.Prefixes
+	named := c.resolver.words.Prefixes
 	at, _ := slices.BinarySearchFunc(named, p, func(n NamedPrefix, p netip.Prefix) int { return comparePrefix(n.Prefix, p) })
 	return p.Bits() > 0 && !p.IsSingleIP() && (at == len(named) || !p.Contains(named[at].Prefix.Addr()))
 }
 
 func (c *change) nodeComes(n *Node) bool {
-	r := c.live.resident.resolver
 	own := &claims{at: map[netip.Prefix]int32{}}
-	if r.node(n, own) != nil || r.podCIDRs(n, own) != nil {
+	if c.resolver.node(n, own) != nil || c.resolver.podCIDRs(n, own) != nil {
 		return false
 	}
 	for _, o := range own.owners {
@@ -86,8 +84,8 @@ func (c *change) nodeComes(n *Node) bool {
 			if !c.empty(o.prefix) {
 				return false
 			}
-		case old != nil && old.Kind == o.kind && c.other(old, &o):
-			c.moved[o.String()] = true
+		case old != nil && old.Kind == o.kind:
+			c.moves(old, &o)
 		}
 	}
 	return true
@@ -98,7 +96,7 @@ func (c *change) nodeComes(n *Node) bool {
 func (c *change) flagsChange() bool {
 	turned := map[string]bool{} // nodes; false: gone
 	for name, n := range c.nodes {
-		if old := c.live.resident.resolver.nodes[name]; n == nil {
+		if old := c.resolver.nodes[name]; n == nil {
 			turned[name] = false
 		} else if old != nil && old.Direct != n.Direct {
 			turned[name] = true

@@ -42,10 +42,7 @@ func (c *change) serviceEntries(d *Delta) {
 		}
 	}
 	c.backendsChange(touch)
-	c.eachNode(func(n *Node, changes bool) {
-		if !changes && len(atNodes) == 0 {
-			return
-		}
+	c.eachNode(len(atNodes) > 0, func(n *Node, changes bool) {
 		n.eachPortAddress(c.live.node, func(a netip.Addr) {
 			for at := range atNodes {
 				own[ServiceAddress{a, at.protocol, at.port}] = true
@@ -118,16 +115,23 @@ func (c *change) backendsChange(touch func(*Service)) {
 	}
 }
 
-// eachNode calls yield for the nodes that stay as they are, and for those that change as they were and as they are.
-func (c *change) eachNode(yield func(n *Node, changes bool)) {
-	nodes := c.live.resident.resolver.nodes
-	for name, n := range nodes {
-		_, changes := c.nodes[name]
-		yield(n, changes)
-	}
-	for _, n := range c.nodes {
+// eachNode calls yield for the nodes that change, as they were and as they are, and for those that do not, if all are asked for.
+func (c *change) eachNode(all bool, yield func(n *Node, changes bool)) {
+	nodes := c.resolver.nodes
+	for name, n := range c.nodes {
+		if old := nodes[name]; old != nil {
+			yield(old, true)
+		}
 		if n != nil {
 			yield(n, true)
+		}
+	}
+	if !all {
+		return
+	}
+	for name, n := range nodes {
+		if _, changes := c.nodes[name]; !changes {
+			yield(n, false)
 		}
 	}
 }

@@ -87,14 +87,14 @@ func (l *addressList) remove(p netip.Prefix) {
 	}
 }
 
-// covering is the entry of the longest prefix that contains a and that skip does not say to pass over.
-func (l *addressList) covering(a netip.Addr, skip func(netip.Prefix) bool) Address {
-	for bits := a.BitLen(); bits >= 0; bits-- {
+// covering is the entry of the longest prefix of at most so many bits that contains a.
+func (l *addressList) covering(a netip.Addr, bits int) Address {
+	for ; bits >= 0; bits-- {
 		p, err := a.Prefix(bits)
 		if err != nil {
 			break
 		}
-		if e := l.find(p); e != nil && !skip(p) {
+		if e := l.find(p); e != nil {
 			return e.Address
 		}
 	}

@@ -167,6 +167,7 @@ func newResident(g *planning, c *Compiled) *resident {
 		resolver: g.resolver, pods: make(map[podID]*Pod, len(g.model.Pods)), services: newServiceIndex(g.model.Services),
 		slots: make(map[uint16]bool, len(g.numbers.endpoints)), endpoints: c.Endpoints, nodes: c.Nodes, single: map[netip.Prefix]int{},
 	}
+	r.resolver.known = map[string]*Definition{} // it would hold what nobody has any more
 	for i := range g.model.Pods {
 		p := &g.model.Pods[i]
 		r.pods[p.id()] = p
