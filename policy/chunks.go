@@ -157,27 +157,19 @@ func (c chunks[T]) each(yield func(*T)) {
 	}
 }
 
-func (c chunks[T]) len() int {
-	n := 0
-	for _, run := range c {
-		n += len(run.items)
-	}
-	return n
-}
-
-// write appends the bytes of a list, and keeps them.
-func (l *listing[T]) write(out *bytes.Buffer, c chunks[T], p *packer) error {
+// pack appends the bytes of a list's chunks, and keeps them.
+func (l *listing[T]) pack(out [][]byte, c chunks[T], p *packer) ([][]byte, error) {
 	for _, run := range c {
 		if run.packed == nil {
 			b, err := p.pack(l.wrap(run.items))
 			if err != nil {
-				return err
+				return nil, err
 			}
 			run.packed = bytes.Clone(b)
 		}
-		out.Write(run.packed)
+		out = append(out, run.packed)
 	}
-	return nil
+	return out, nil
 }
 
 // following is a list in place of another: chunks that say the same are the other's. Equal says whether two elements do.

@@ -46,6 +46,7 @@ type keys struct {
 	// lists above.
 	ruleIndex  map[uint16]RuleName
 	identities definitions
+	nodes      map[string]uint16
 	tenancies  chunks[tenancyKey]
 }
 
@@ -77,7 +78,7 @@ type tenancyKey struct {
 func newKeys(node string, policies []Policy, options Options, n *numbering) *keys {
 	k := &keys{
 		Node: node, Vocabulary: n.vocabulary, Policies: policies, Options: options, LastRule: n.lastRule,
-		identities: n.identities, tenancies: n.tenancies,
+		identities: n.identities, nodes: n.nodes, tenancies: n.tenancies,
 	}
 	for name, number := range n.rules {
 		k.Rules = append(k.Rules, ruleKey{number, name})
@@ -85,13 +86,8 @@ func newKeys(node string, policies []Policy, options Options, n *numbering) *key
 	for pod, slot := range n.endpoints {
 		k.Endpoints = append(k.Endpoints, slotKey{slot, pod})
 	}
-	k.Nodes = make([]nodeKey, 0, len(n.nodes))
-	for name, slot := range n.nodes {
-		k.Nodes = append(k.Nodes, nodeKey{slot, name})
-	}
 	slices.SortFunc(k.Rules, func(a, b ruleKey) int { return ruleListing().compare(&a, &b) })
 	slices.SortFunc(k.Endpoints, func(a, b slotKey) int { return cmp.Compare(a.Slot, b.Slot) })
-	slices.SortFunc(k.Nodes, func(a, b nodeKey) int { return cmp.Compare(a.Slot, b.Slot) })
 	k.indexRules()
 	return k
 }
@@ -104,8 +100,12 @@ func (k *keys) index() {
 		d.cachedKey = d.Identity.key()
 		k.identities = k.identities.set(k.Identities[i].Number, d)
 	}
+	k.nodes = make(map[string]uint16, len(k.Nodes))
+	for _, n := range k.Nodes {
+		k.nodes[n.Name] = n.Slot
+	}
 	k.tenancies = tenancyListing().list(k.Tenancies)
-	k.Identities, k.Tenancies = nil, nil
+	k.Identities, k.Nodes, k.Tenancies = nil, nil, nil
 }
 
 func (k *keys) indexRules() {
@@ -176,15 +176,12 @@ func (k *keys) validate(identities uint32) error {
 func (k *keys) numbering(generation uint32) *numbering {
 	n := newNumbering()
 	n.generation, n.vocabulary, n.lastRule = generation, k.Vocabulary, k.LastRule
-	n.identities, n.tenancies = k.identities, k.tenancies
+	n.identities, n.nodes, n.tenancies = k.identities, k.nodes, k.tenancies
 	for _, r := range k.Rules {
 		n.rules[r.RuleName] = r.Number
 	}
 	for _, e := range k.Endpoints {
 		n.endpoints[e.PodName] = e.Slot
-	}
-	for _, e := range k.Nodes {
-		n.nodes[e.Name] = e.Slot
 	}
 	return n
 }

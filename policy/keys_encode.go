@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -45,10 +46,14 @@ func (p *packer) pack(k *keys) ([]byte, error) {
 	return p.out.Bytes(), nil
 }
 
-// end closes what has been written.
-func (p *packer) end(out *bytes.Buffer) error {
-	p.writer.Reset(out)
-	return p.writer.Close()
+// end is what closes all that has been written.
+func (p *packer) end() ([]byte, error) {
+	p.out.Reset()
+	p.writer.Reset(&p.out)
+	if err := p.writer.Close(); err != nil {
+		return nil, err
+	}
+	return p.out.Bytes(), nil
 }
 
 func identityListing() *listing[keyed] {
@@ -140,6 +145,7 @@ type packedKeys struct {
 	identities chunks[keyed]
 	rules      chunks[ruleKey]
 	endpoints  chunks[slotKey]
+	slots      map[string]uint16 // what nodes lists
 	nodes      chunks[nodeKey]
 	prefixes   chunks[NamedPrefix]
 	policies   chunks[Policy]
@@ -162,38 +168,59 @@ func (c *packedKeys) identitiesOf(defs definitions) chunks[keyed] {
 	return c.identities
 }
 
-// encode is the bytes of the keys; they do not depend on the cache.
-func (k *keys) encode(c *packedKeys) ([]byte, error) {
+// nodesOf lists nodes by slot. A map that is the same memory as in the last image is not looked at.
+func (c *packedKeys) nodesOf(slots map[string]uint16) chunks[nodeKey] {
+	if sameMap(c.slots, slots) {
+		return c.nodes
+	}
+	list := make([]nodeKey, 0, len(slots))
+	for name, slot := range slots {
+		list = append(list, nodeKey{slot, name})
+	}
+	slices.SortFunc(list, func(a, b nodeKey) int { return cmp.Compare(a.Slot, b.Slot) })
+	c.slots, c.nodes = slots, nodeListing().following(c.nodes, list, func(a, b *nodeKey) bool { return *a == *b })
+	return c.nodes
+}
+
+// sameMap says whether two maps are the same memory.
+func sameMap[K comparable, V any](a, b map[K]V) bool {
+	return a != nil && reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
+}
+
+// encode is the bytes of the keys, in parts; they do not depend on the cache.
+func (k *keys) encode(c *packedKeys) (parts [][]byte, err error) {
 	if c.packer == nil {
-		var err error
 		if c.packer, err = newPacker(); err != nil {
 			return nil, err
 		}
 	}
-	var out bytes.Buffer
 	head, err := c.packer.pack(&keys{Node: k.Node, LastRule: k.LastRule, Options: k.Options, Vocabulary: Vocabulary{Labels: k.Vocabulary.Labels}})
 	if err != nil {
 		return nil, err
 	}
-	out.Write(head)
+	parts = append(parts, bytes.Clone(head))
 	c.rules = ruleListing().following(c.rules, k.Rules, func(a, b *ruleKey) bool { return *a == *b })
 	c.endpoints = endpointListing().following(c.endpoints, k.Endpoints, func(a, b *slotKey) bool { return *a == *b })
-	c.nodes = nodeListing().following(c.nodes, k.Nodes, func(a, b *nodeKey) bool { return *a == *b })
 	c.prefixes = prefixListing().following(c.prefixes, k.Vocabulary.Prefixes, func(a, b *NamedPrefix) bool { return *a == *b })
 	c.policies = policyListing().following(c.policies, k.Policies, equalPolicy)
-	if err := errors.Join(
-		identityListing().write(&out, c.identitiesOf(k.identities), c.packer),
-		ruleListing().write(&out, c.rules, c.packer),
-		endpointListing().write(&out, c.endpoints, c.packer),
-		nodeListing().write(&out, c.nodes, c.packer),
-		prefixListing().write(&out, c.prefixes, c.packer),
-		tenancyListing().write(&out, k.tenancies, c.packer),
-		policyListing().write(&out, c.policies, c.packer),
-		c.packer.end(&out),
-	); err != nil {
-		return nil, err
+	for _, list := range []func() error{
+		func() error {
+			parts, err = identityListing().pack(parts, c.identitiesOf(k.identities), c.packer)
+			return err
+		},
+		func() error { parts, err = ruleListing().pack(parts, c.rules, c.packer); return err },
+		func() error { parts, err = endpointListing().pack(parts, c.endpoints, c.packer); return err },
+		func() error { parts, err = nodeListing().pack(parts, c.nodesOf(k.nodes), c.packer); return err },
+		func() error { parts, err = prefixListing().pack(parts, c.prefixes, c.packer); return err },
+		func() error { parts, err = tenancyListing().pack(parts, k.tenancies, c.packer); return err },
+		func() error { parts, err = policyListing().pack(parts, c.policies, c.packer); return err },
+	} {
+		if err := list(); err != nil {
+			return nil, err
+		}
 	}
-	return out.Bytes(), nil
+	end, err := c.packer.end()
+	return append(parts, end), err
 }
 
 func decodeKeys(b []byte, identities uint32) (*keys, error) {

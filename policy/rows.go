@@ -22,16 +22,16 @@ func (c *compiler) rows(limit int) (identities []imageIdentity, written int, err
 	for i := range identities {
 		identities[i].peerClass = c.peerClass[i]
 	}
-	by := make([][]int32, len(c.locals.defs)) // local identity → policies that select it
+	by := make(map[int32][]int32, len(c.locals.pods)) // local identity → policies that select it
 	for i, m := range c.meanings {
 		for _, s := range m.subjects.members {
 			by[s] = append(by[s], int32(i))
 		}
 	}
 	known := map[string]uint16{}
-	for s, policies := range by {
+	for _, s := range c.locals.pods {
 		for _, dir := range []Direction{Ingress, Egress} {
-			enforced, audited, err := c.planes(policies, int32(s), dir)
+			enforced, audited, err := c.planes(by[s], s, dir)
 			if err != nil {
 				return nil, 0, err
 			}

@@ -104,7 +104,9 @@ func (g *planning) interim() (*Image, error) {
 		}
 	}
 	n.endpoints = merged(g.live.numbers.endpoints, n.endpoints)
-	n.nodes = merged(g.live.numbers.nodes, n.nodes)
+	if !sameMap(g.live.numbers.nodes, n.nodes) {
+		n.nodes = merged(g.live.numbers.nodes, n.nodes)
+	}
 	return compileImage(g.live.node, closing(g.live.policies, g.charged), g.live.options, &n, &g.memo)
 }
 

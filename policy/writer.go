@@ -107,6 +107,10 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	if err != nil {
 		return nil, fmt.Errorf("write keys: %w", err)
 	}
+	length := 0
+	for _, part := range names {
+		length += len(part)
+	}
 	protocols, classes := ports.tables()
 	at := imageHeaderSize
 	begin := func(size, align int) uint32 {
@@ -125,7 +129,7 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 		offClass     = begin(2*len(classes), 2)
 		offPortLists = begin(len(w.portLists.bytes), 2)
 		offCells     = begin(len(w.cells.bytes), 2)
-		offNames     = begin(len(names), 4)
+		offNames     = begin(length, 4)
 	)
 	if slices.ContainsFunc(identities, func(id imageIdentity) bool { return id.rows != id.audited }) {
 		offAudit = begin(len(identities)*imageSubjectSize, 32)
@@ -138,7 +142,7 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	for _, f := range []struct{ off, value uint32 }{
 		{offMagic, ImageMagic}, {offABI, ImageABI}, {offGeneration, generation}, {offSize, uint32(at)},
 		{offIdentities, offIdentity}, {offSubjects, offSubject}, {offIdentityCount, uint32(len(identities))}, {offProtocols, offProtocol}, {offClasses, offClass},
-		{offRowCount, uint32(len(w.rowList))}, {offKeys, offNames}, {offKeysLen, uint32(len(names))},
+		{offRowCount, uint32(len(w.rowList))}, {offKeys, offNames}, {offKeysLen, uint32(length)},
 		{offAudited, offAudit},
 	} {
 		put.PutUint32(b[f.off:], f.value)
@@ -170,7 +174,10 @@ func (w *writer) image(generation uint32, identities []imageIdentity, ports *por
 	copy(b[offBlock:], w.blocks.bytes)
 	copy(b[offPortLists:], w.portLists.bytes)
 	copy(b[offCells:], w.cells.bytes)
-	copy(b[offNames:], names)
+	at = int(offNames)
+	for _, part := range names {
+		at += copy(b[at:], part)
+	}
 	put.PutUint32(b[offChecksum:], checksum(b))
 	return b, nil
 }
