@@ -187,8 +187,9 @@ func (a *Attacher) Attached(hook bpf.Hook, ifindex int) bool {
 // Lost says whether an attachment has gone with its interface, or has been taken off it, since the last Attach or Prune. It
 // asks about pinned links only, and is cheap: nobody tells of a link's end.
 func (a *Attacher) Lost() bool {
-	for _, held := range a.held {
-		if l, ok := held.(*pinnedLink); ok && !l.alive() {
+	for p, held := range a.held {
+		l, ok := held.(*pinnedLink)
+		if ok && (!l.alive() || p.hook == bpf.HookUnderlayRx && a.running(l) == nil) {
 			return true
 		}
 	}

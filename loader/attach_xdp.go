@@ -90,20 +90,31 @@ func driverOf(name string, l netlink.Link) string {
 	return filepath.Base(target)
 }
 
-// runs says whether our XDP link's program is the one that the interface runs, in the mode that is asked for now. A driver
-// may have lost it over a reset, with the link none the wiser.
-func (a *Attacher) runs(held attachment, d Device) bool {
-	l, err := netlink.LinkByIndex(d.Ifindex)
+// running is what an XDP link's interface runs, nil if that is not the link's program: a driver may have lost it over a reset,
+// with the link none the wiser.
+func (a *Attacher) running(held *pinnedLink) *netlink.LinkXdp {
+	l, err := netlink.LinkByIndex(held.ifindex)
 	if err != nil || l.Attrs().Xdp == nil || !l.Attrs().Xdp.Attached {
+		return nil
+	}
+	info, err := held.link.Info()
+	if err != nil || uint32(info.Program) != l.Attrs().Xdp.ProgId {
+		return nil
+	}
+	return l.Attrs().Xdp
+}
+
+// runs says whether an XDP link's program runs, in the mode that is asked for now.
+func (a *Attacher) runs(held attachment, d Device) bool {
+	pinned, ok := held.(*pinnedLink)
+	if !ok {
 		return false
 	}
-	if pinned, ok := held.(*pinnedLink); ok {
-		info, err := pinned.link.Info()
-		if err != nil || uint32(info.Program) != l.Attrs().Xdp.ProgId {
-			return false
-		}
+	now := a.running(pinned)
+	if now == nil {
+		return false
 	}
-	fits := (l.Attrs().Xdp.AttachMode == attachedGeneric) == a.generic
+	fits := (now.AttachMode == attachedGeneric) == a.generic
 	if !fits {
 		a.log.Warn("the XDP mode changes; for a moment nothing is judged there", "interface", d.Name)
 	}

@@ -83,6 +83,7 @@ type agent struct {
 	guard   *podGuard
 
 	network *loader.Network // as it was looked at last
+	devices devices
 	applied applied
 	left    atomic.Bool // weir is uninstalled: the tables are closed
 }
@@ -110,6 +111,14 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
 	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now()),
 		guard: newPodGuard(from.claims, newClaimStore(cfg.cni.socket), log)}
 	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
+	if a.api != nil {
+		p, err := newPublisher(a)
+		if err != nil {
+			return err
+		}
+		a.reporter = p
+		go p.run(ctx)
+	}
 	if err := a.serve(ctx); !errors.Is(err, errUninstall) {
 		return err
 	}
@@ -222,6 +231,8 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 	defer upkeep.Stop()
 	retry, delay, due := time.NewTimer(time.Hour), retryFirst, false
 	defer retry.Stop()
+	loss := time.NewTicker(lossInterval)
+	defer loss.Stop()
 	settled, settling := time.NewTimer(time.Hour), false
 	defer settled.Stop()
 	for {
@@ -248,6 +259,11 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 			due, delay = false, min(2*delay, retryLast)
 		case <-upkeep.C:
 			a.upkeep()
+		case <-loss.C:
+			if !a.kernel.attacher.Lost() {
+				continue
+			}
+			a.log.Warn("a program was taken off its interface")
 		}
 		again, err := a.work(ctx, update, look)
 		if ctx.Err() != nil {

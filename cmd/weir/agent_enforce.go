@@ -14,15 +14,13 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/weirnet/weir/bpf"
 	"github.com/weirnet/weir/k8s"
 	"github.com/weirnet/weir/loader"
 	"github.com/weirnet/weir/policy"
 )
 
 var (
-	errPods     = errors.New("not all pods are guarded")
-	errOtherNow = errors.New("the agent must start again")
+	errPods = errors.New("not all pods are guarded")
 )
 
 // applied is what is enforced.
@@ -92,7 +90,7 @@ func (a *agent) observe() error {
 // fatal is err if the agent shall end: what never worked is a mistake in the configuration, better told by the exit code.
 // Trouble with a pod is not, pods come and go.
 func (a *agent) fatal(err error) error {
-	if errors.Is(err, errOtherNow) || !a.status.everReady() && !errors.Is(err, errPods) {
+	if !a.status.everReady() && !errors.Is(err, errPods) {
 		return err
 	}
 	return nil
@@ -239,7 +237,8 @@ func (a *agent) settle(ctx context.Context) (missing map[string]error, err error
 	if err := a.load(ctx, n, tunnel); err != nil {
 		return nil, err
 	}
-	return a.attach(n, tunnel)
+	a.adviseMTU(n, tunnel)
+	return a.attach(ctx, n, tunnel)
 }
 
 func (a *agent) fail(what string, err error) {
@@ -258,20 +257,11 @@ type decapChoice struct {
 
 // load loads the programs if their constants have changed, and puts them in place of those that are attached.
 func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) error {
-	c := a.cfg.overlay
-	knobs := bpf.DefaultKnobs()
-	knobs.SpoofEnforce, knobs.UnknownEndpointDrop = c.enforceSpoof, c.dropUnknown
-	if t != nil {
-		knobs.VXLANPort, knobs.VNI = t.Port, t.VNI
-	}
-	if c.port != 0 {
-		knobs.VXLANPort = c.port
-	}
-	if c.vniGiven {
-		knobs.VNI = c.vni
-	}
+	knobs := a.knobs(n, t)
 	if knobs.VXLANPort != a.kernel.port {
-		return fmt.Errorf("the overlay's port was %d and is %d now: %w", a.kernel.port, knobs.VXLANPort, errOtherNow)
+		if err := a.movePort(ctx, knobs.VXLANPort); err != nil {
+			return err
+		}
 	}
 	strip, err := a.decap(ctx, n, t)
 	if err != nil {
@@ -295,7 +285,7 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 	a.kernel.programs.Close()
 	a.kernel.programs, a.kernel.knobs = programs, knobs
 	a.log.Info("programs loaded", "vxlan_port", knobs.VXLANPort, "vni", knobs.VNI, "spoof_enforce", knobs.SpoofEnforce,
-		"decap_strip", knobs.DecapStrip, "unknown_endpoint_drop", knobs.UnknownEndpointDrop)
+		"any_vni", knobs.AnyVNI, "frags", knobs.Frags, "decap_strip", knobs.DecapStrip, "unknown_endpoint_drop", knobs.UnknownEndpointDrop)
 	return nil
 }
 
@@ -303,6 +293,9 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) (strip bool, err error) {
 	if mode := a.cfg.overlay.decap; mode != "auto" {
 		return mode == "strip", nil
+	}
+	if t == nil && a.kernel.programs != nil { // flanneld makes another; who was asked then is not asked anew
+		return a.kernel.knobs.DecapStrip, nil
 	}
 	names, err := a.underlayNames(n, t)
 	if err != nil {
@@ -318,7 +311,11 @@ func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) 
 		return last.strip, nil
 	}
 	reason := "there is no VXLAN device"
-	if t != nil {
+	switch {
+	case t == nil:
+	case t.AnyVNI:
+		reason = t.Name + " needs the VNI of each packet"
+	default:
 		strip, reason = loader.Preflight{}.StripSafe(ctx, names, overlay)
 	}
 	switch {

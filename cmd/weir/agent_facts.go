@@ -96,8 +96,8 @@ func (f *facts) complete() {
 			continue
 		}
 		node.Underlay, node.Overlay = slices.Clone(node.Underlay), slices.Clone(node.Overlay)
-		if t != nil && node.VTEPMAC == [6]byte{} {
-			node.VTEPMAC = t.MAC
+		if t != nil && (t.MAC != [6]byte{} || t.AnyVNI) {
+			node.VTEPMAC = t.MAC // the kernel takes frames for its device, whatever an annotation says or said
 		}
 		for _, addr := range f.hosts {
 			switch {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sort"
@@ -15,7 +16,7 @@ import (
 
 // attach puts the programs where they belong: first on the pods' interfaces, which are the backstop, then on the overlay's
 // way out, and last on the NICs. missing are the pods whose interface was not found, with the reason.
-func (a *agent) attach(n *loader.Network, t *loader.Tunnel) (missing map[string]error, err error) {
+func (a *agent) attach(ctx context.Context, n *loader.Network, t *loader.Tunnel) (missing map[string]error, err error) {
 	found, missing, podErr := a.attachPods(n)
 	strays, strayErr := a.guardStrays(n, t)
 	for _, d := range strays {
@@ -40,9 +41,7 @@ func (a *agent) attach(n *loader.Network, t *loader.Tunnel) (missing map[string]
 	for _, d := range outlets {
 		errs = append(errs, a.kernel.attacher.Attach(bpf.HookOverlayTx, d))
 	}
-	for _, d := range nics {
-		errs = append(errs, a.kernel.attacher.Attach(bpf.HookUnderlayRx, d))
-	}
+	errs = append(errs, a.attachUnderlay(ctx, n, t, nics))
 	// Until every pod is found, an interface that nobody claims may still be a pod's: it stays guarded.
 	errs = append(errs, a.kernel.attacher.Prune(func(hook bpf.Hook, ifindex int) bool {
 		if on, ok := keep[hook]; ok {

@@ -37,8 +37,11 @@ func verbs() []verb {
 		{"explain", "say why a packet passes or not, and by which rule", runExplain},
 		{"lint", "say about manifests what a careful reviewer would", runLint},
 		{"mount-bpffs", "mount the BPF file system where the host has none", runMountBPFFS},
+		{"operator", "tell a cluster how far its policies are enforced", runOperator},
+		{"status", "list nodes, and policies that are not enforced everywhere", runStatus},
 		{"uninstall", "take weir off all nodes of a cluster", runUninstall},
 		{"version", "print the version", runVersion},
+		{"wait", "wait until a policy is enforced on all nodes", runWait},
 	}
 }
 

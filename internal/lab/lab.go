@@ -21,6 +21,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -41,6 +42,7 @@ const (
 type Config struct {
 	RPFilter int  // net.ipv4.conf.*.rp_filter of the nodes
 	IPv6     bool // leave IPv6 on: then links speak of themselves, which moves counters
+	MTU      int  // of the underlay; 0: 1500. The overlay's is what fits.
 }
 
 // Lab is a running lab.
@@ -89,7 +91,9 @@ func (l *Lab) build() (err error) {
 	}
 	if err = l.fabric.Do(func() error {
 		no := false
-		return add(&netlink.Bridge{LinkAttrs: attrs("br0"), MulticastSnooping: &no})
+		bridge := attrs("br0")
+		bridge.MTU = l.underlayMTU()
+		return add(&netlink.Bridge{LinkAttrs: bridge, MulticastSnooping: &no})
 	}); err != nil {
 		return err
 	}
@@ -124,7 +128,9 @@ func (l *Lab) plug(s *Space, ip netip.Addr) error {
 	}
 	port := s.Name[len(l.Name)+1:]
 	if err := l.fabric.Do(func() error {
-		if err := add(&netlink.Veth{LinkAttrs: attrs(port), PeerName: "eth0", PeerNamespace: netlink.NsFd(s.file.Fd())}); err != nil {
+		nic := attrs(port)
+		nic.MTU = l.underlayMTU()
+		if err := add(&netlink.Veth{LinkAttrs: nic, PeerName: "eth0", PeerMTU: uint32(nic.MTU), PeerNamespace: netlink.NsFd(s.file.Fd())}); err != nil {
 			return err
 		}
 		return enslave(port, "br0")
@@ -138,6 +144,11 @@ func (l *Lab) plug(s *Space, ip netip.Addr) error {
 		return address("eth0", netip.PrefixFrom(ip, 24))
 	})
 }
+
+func (l *Lab) underlayMTU() int { return cmp.Or(l.config.MTU, 1500) }
+
+// overlayMTU is what is left for inner packets.
+func (l *Lab) overlayMTU() int { return l.underlayMTU() - 50 }
 
 // Publish gives the namespaces names for "ip netns exec", until Close; it forgets names whose lab is dead.
 func (l *Lab) Publish() error {

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -17,7 +18,6 @@ import (
 const (
 	VNI       = 1
 	VXLANPort = 8472
-	mtu       = 1450
 )
 
 func (l *Lab) newNode(number int) (*Node, error) {
@@ -62,22 +62,78 @@ func (l *Lab) router(n *Node) error {
 		if err != nil {
 			return fmt.Errorf("find eth0: %w", err)
 		}
-		vtep := attrs("flannel.1")
-		vtep.HardwareAddr, vtep.MTU = n.VTEPMAC[:], mtu
-		if err := add(&netlink.Vxlan{LinkAttrs: vtep, VxlanId: VNI, Port: VXLANPort, VtepDevIndex: nic.Attrs().Index,
-			SrcAddr: n.IP.AsSlice()}); err != nil {
-			return err
-		}
-		if err := address("flannel.1", netip.PrefixFrom(n.PodCIDR.Addr(), 32)); err != nil {
+		if err := l.vtep(n, nic, VNI, VXLANPort); err != nil {
 			return err
 		}
 		no := false
 		bridge := attrs("cni0")
-		bridge.MTU = mtu
+		bridge.MTU = l.overlayMTU()
 		if err := add(&netlink.Bridge{LinkAttrs: bridge, MulticastSnooping: &no}); err != nil {
 			return err
 		}
 		return address("cni0", netip.PrefixFrom(n.Gateway(), 24))
+	})
+}
+
+// vtep adds flannel's device above nic.
+func (l *Lab) vtep(n *Node, nic netlink.Link, vni, port int) error {
+	vtep := attrs("flannel.1")
+	vtep.HardwareAddr, vtep.MTU = n.VTEPMAC[:], l.overlayMTU()
+	if err := add(&netlink.Vxlan{LinkAttrs: vtep, VxlanId: vni, Port: port, VtepDevIndex: nic.Attrs().Index, SrcAddr: n.IP.AsSlice()}); err != nil {
+		return err
+	}
+	return address("flannel.1", netip.PrefixFrom(n.PodCIDR.Addr(), 32))
+}
+
+// RemakeOverlay does what flanneld does when it starts with another configuration: the device goes on each node, another
+// comes, with another MAC, and the nodes say so. nics are the interfaces below it, by node; empty: eth0.
+func (l *Lab) RemakeOverlay(vni, port int, nics [2]string) error {
+	for i, n := range l.Nodes {
+		n.VTEPMAC[4]++
+		if err := n.Do(func() error {
+			nic, err := netlink.LinkByName(cmp.Or(nics[i], "eth0"))
+			if err != nil {
+				return fmt.Errorf("find the NIC: %w", err)
+			}
+			if old, err := netlink.LinkByName("flannel.1"); err == nil {
+				if err := netlink.LinkDel(old); err != nil {
+					return fmt.Errorf("remove flannel.1: %w", err)
+				}
+			}
+			return l.vtep(n, nic, vni, port)
+		}); err != nil {
+			return err
+		}
+		if err := l.DescribeNode(n); err != nil {
+			return err
+		}
+	}
+	return errors.Join(l.Nodes[0].overlay(l.Nodes[1]), l.Nodes[1].overlay(l.Nodes[0]))
+}
+
+// PlugNIC joins a node to the switch by one more interface, and moves the node's address there if move is set.
+func (l *Lab) PlugNIC(n *Node, name string, move bool) error {
+	port := fmt.Sprintf("n%d-%s", n.Number, name)
+	if err := l.fabric.Do(func() error {
+		if err := add(&netlink.Veth{LinkAttrs: attrs(port), PeerName: name, PeerNamespace: netlink.NsFd(n.file.Fd())}); err != nil {
+			return err
+		}
+		return enslave(port, "br0")
+	}); err != nil {
+		return fmt.Errorf("plug %s into the switch: %w", n.NodeID, err)
+	}
+	return n.Do(func() error {
+		if err := up(name); err != nil || !move {
+			return err
+		}
+		old, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("find eth0: %w", err)
+		}
+		if err := netlink.AddrDel(old, &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(n.IP, 24))}); err != nil {
+			return fmt.Errorf("take %s from eth0: %w", n.IP, err)
+		}
+		return address(name, netip.PrefixFrom(n.IP, 24))
 	})
 }
 

@@ -103,8 +103,8 @@ func (p *Pod) connect() error {
 	}
 	if err := p.Node.Do(func() error {
 		host := attrs(p.Veth)
-		host.MTU = mtu
-		veth := &netlink.Veth{LinkAttrs: host, PeerName: "eth0", PeerMTU: mtu, PeerNamespace: netlink.NsFd(p.file.Fd())}
+		host.MTU = p.lab.overlayMTU()
+		veth := &netlink.Veth{LinkAttrs: host, PeerName: "eth0", PeerMTU: uint32(host.MTU), PeerNamespace: netlink.NsFd(p.file.Fd())}
 		if err := add(veth); err != nil {
 			return err
 		}

@@ -62,6 +62,7 @@ type Operator struct {
 	joining map[string]time.Time // nodes that are ready and have not had time to report yet: until when
 	nodes   map[string]NodeFacts
 	err     error // why it is not working yet
+	beaten  time.Time
 }
 
 var errStarting = errors.New("the operator is starting")
@@ -74,6 +75,16 @@ func NewOperator(cfg OperatorConfig) *Operator {
 	client := NewPolicyClient(cfg.Clients.Objects, cfg.Clients.Core.EventsV1(), cfg.Instance, o.kinds.mirrors)
 	o.writer = NewWriter(client, client, cfg.Observer, cfg.Log)
 	return o
+}
+
+// Silent is how long Run has not come round. What a cluster does not answer has its own limits.
+func (o *Operator) Silent() time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.beaten.IsZero() {
+		return 0 // it waits for the cluster
+	}
+	return time.Since(o.beaten)
 }
 
 // Working is nil if the operator knows the cluster, and else why not.
@@ -227,10 +238,11 @@ func (o *Operator) setNode(n *corev1.Node) {
 	o.writer.Board(func(b *Board) { b.SetNode(n.Name, facts) })
 }
 
-// join counts the nodes whose time to report has passed.
+// join counts the nodes whose time to report has passed, each time that Run comes round.
 func (o *Operator) join(now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.beaten = now
 	for name, until := range o.joining {
 		if now.Before(until) {
 			continue

@@ -96,6 +96,13 @@ func (r *Reporter) Failed(err error, at time.Time) {
 	r.become(next, at)
 }
 
+// Lost notes that not even what was applied guards the node's pods, since at: no mark holds until the next Applied.
+func (r *Reporter) Lost(err error, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.become(NodeStatus{Phase: PhaseFailing, Failure: truncate(err.Error(), maxFailure)}, at)
+}
+
 // Cleaned publishes that weir has left this node, and returns when that is written. After it nothing else is published.
 func (r *Reporter) Cleaned(ctx context.Context) error {
 	r.mu.Lock()
