@@ -24,10 +24,7 @@ func TestREADMEHasTheAgentsFlags(t *testing.T) {
 	newAgentFlags(io.Discard).set.VisitAll(func(f *flag.Flag) {
 		value, usage := flag.UnquoteUsage(f)
 		standard := "`" + f.DefValue + "`"
-		switch {
-		case f.Name == "node":
-			standard = "the host's name"
-		case f.DefValue == "":
+		if f.DefValue == "" {
 			standard = ""
 		}
 		call := strings.TrimSuffix("--"+f.Name+" "+value, " ") // a switch takes no value
