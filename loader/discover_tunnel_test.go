@@ -70,3 +70,40 @@ func TestOverlayMTUThatDoesNotFit(t *testing.T) {
 		t.Errorf("1500 in 1500: got %v", err)
 	}
 }
+
+// What stands below the overlay is looked at anew each time: bonds win and lose members, VLANs move.
+func TestUnderlayFollowsBondsAndVLANs(t *testing.T) {
+	links := map[int]netlink.Link{
+		2: &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 2, Name: "eth0", MasterIndex: 4, MTU: 1500}},
+		3: &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 3, Name: "eth1", MTU: 1500}},
+		4: &netlink.Bond{LinkAttrs: netlink.LinkAttrs{Index: 4, Name: "bond0", MTU: 9000}},
+		5: &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Index: 5, Name: "vlan7", ParentIndex: 4}},
+		6: &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 6, Name: "eth2", MTU: 9000}},
+	}
+	node := netip.MustParseAddr("192.0.2.1")
+	n := &Network{links: links, addrs: []address{{node, 5}}}
+	expect := func(what, want string, frags bool) {
+		t.Helper()
+		got, err := n.Underlay(nil, nil, []netip.Addr{node})
+		var names []string
+		for _, d := range got {
+			names = append(names, d.Name)
+		}
+		if text := strings.Join(names, ","); err != nil || text != want || NeedFrags(got) != frags {
+			t.Errorf("%s: got %s, %v, frags %v; want %s, frags %v", what, text, err, NeedFrags(got), want, frags)
+		}
+	}
+	expect("one member", "eth0", false)
+	links[3].Attrs().MasterIndex = 4
+	expect("a member more", "eth0,eth1", false)
+	links[2].Attrs().MasterIndex = 0
+	expect("a member less", "eth1", false)
+	links[5].Attrs().ParentIndex = 6
+	expect("the VLAN moved to another NIC", "eth2", true)
+	n.addrs[0].link = 3
+	expect("the address moved out of the VLAN", "eth1", false)
+	links[3].Attrs().MasterIndex, links[5].Attrs().ParentIndex, n.addrs[0].link = 0, 4, 5
+	if _, err := n.Underlay(nil, nil, []netip.Addr{node}); err == nil || !strings.Contains(err.Error(), "bond0: the bond has no members") {
+		t.Errorf("an empty bond: got %v", err)
+	}
+}
