@@ -17,6 +17,17 @@ const flannelPrefix = "flannel.alpha.coreos.com/"
 // flannelManaged is the annotation that every flannel writes, below whatever prefix.
 const flannelManaged = "kube-subnet-manager"
 
+// flannelSays says whether an annotation may be flannel's, below whatever prefix.
+func flannelSays(key string) bool {
+	for _, suffix := range [...]string{flannelManaged, "backend-type", "backend-data", "backend-v6-data", "public-ip", "public-ip-overwrite",
+		"public-ipv6", "public-ipv6-overwrite"} {
+		if strings.HasSuffix(key, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
 // flannelKeys is the prefix of flannel's annotations on this node.
 func flannelKeys(n *corev1.Node) string {
 	var others []string

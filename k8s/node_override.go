@@ -12,6 +12,8 @@ import (
 // Annotations of a Node that say what no CNI says, or what it says wrongly. Each replaces what was found out about its fact;
 // lists are separated by commas. Who may write a Node's annotations, may say what the node is.
 const (
+	annotationPrefix = "weirnet.github.io/"
+
 	AnnotationVTEPMAC     = "weirnet.github.io/vtep-mac"     // inner source MAC of what the node sends; any: not checked
 	AnnotationUnderlayIPs = "weirnet.github.io/underlay-ips" // outer addresses of what it sends and receives
 	AnnotationOverlayIPs  = "weirnet.github.io/overlay-ips"  // the node's own addresses inside the overlay; none: it has none

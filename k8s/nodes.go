@@ -31,6 +31,23 @@ type nodeFacts struct {
 type fact[T any] struct {
 	value T
 	path  string
+	rank  rank
+}
+
+// rank is whose word a fact is, the weightiest first.
+type rank uint8
+
+const (
+	bySource     rank = iota // by a field of an object
+	byAnnotation             // by an annotation, which a node may write about itself
+	byGuess                  // by nobody
+)
+
+func rankOf(path string) rank {
+	if strings.HasPrefix(path, "metadata.annotations[") {
+		return byAnnotation
+	}
+	return bySource
 }
 
 type fieldProblem struct{ path, message string }
@@ -43,20 +60,23 @@ func (f *nodeFacts) bad(path, format string, args ...any) {
 // addAddr adds an address once, whoever says it first.
 func addAddr(to *[]fact[netip.Addr], addr netip.Addr, path string) {
 	if !slices.ContainsFunc(*to, func(f fact[netip.Addr]) bool { return f.value == addr }) {
-		*to = append(*to, fact[netip.Addr]{addr, path})
+		*to = append(*to, fact[netip.Addr]{addr, path, rankOf(path)})
 	}
 }
 
 func addPrefix(to *[]fact[netip.Prefix], prefix netip.Prefix, path string) {
 	if !slices.ContainsFunc(*to, func(f fact[netip.Prefix]) bool { return f.value == prefix }) {
-		*to = append(*to, fact[netip.Prefix]{prefix, path})
+		*to = append(*to, fact[netip.Prefix]{prefix, path, rankOf(path)})
 	}
 }
 
 func values[T any](facts []fact[T]) []T {
-	var out []T
-	for _, f := range facts {
-		out = append(out, f.value)
+	if len(facts) == 0 {
+		return nil
+	}
+	out := make([]T, len(facts))
+	for i := range facts {
+		out[i] = facts[i].value
 	}
 	return out
 }
@@ -138,6 +158,24 @@ func parseMAC(text string) (mac [6]byte, ok bool) {
 		return mac, false
 	}
 	return [6]byte(hw), true
+}
+
+// guess names the overlay addresses that a node has unless somebody says otherwise: flannel's VTEP has the first address of
+// the podCIDR, and the bridge the next one.
+func (f *nodeFacts) guess() {
+	if f.noGuess {
+		return
+	}
+	for _, p := range f.podCIDRs {
+		if p.value.Addr().BitLen()-p.value.Bits() < 2 {
+			continue
+		}
+		for _, addr := range []netip.Addr{p.value.Addr(), p.value.Addr().Next()} {
+			if !slices.ContainsFunc(f.overlay, func(f fact[netip.Addr]) bool { return f.value == addr }) {
+				f.overlay = append(f.overlay, fact[netip.Addr]{addr, p.path, byGuess})
+			}
+		}
+	}
 }
 
 // model is the facts as the policy's model has them; the node's labels and the API server are not among them.

@@ -4,6 +4,7 @@ package k8s
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -169,6 +170,11 @@ func TestNodesThatClaimTheSame(t *testing.T) {
 				var got []string
 				for _, n := range m.Nodes {
 					got = append(got, fmt.Sprintf("%s%v%v", n.Name, n.Underlay, n.PodCIDRs))
+					for _, addr := range n.Overlay {
+						if !slices.ContainsFunc(n.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+							t.Errorf("%s is said to have %s, and has only %v", n.Name, addr, n.PodCIDRs)
+						}
+					}
 				}
 				if strings.Join(got, " ") != c.want {
 					t.Errorf("got %s, want %s", got, c.want)

@@ -130,6 +130,7 @@ type translator struct {
 	apiServer []netip.Addr // where the Kubernetes API is served and no node is
 	backends  map[portKey][]endpoint
 	byName    *lookup
+	facts     factCache // may be nil
 	statuses  []Status
 	problems  []error
 	// lenient: what is wrong with one object is its status, and nobody else's concern. Where it is false, problems are told.

@@ -37,6 +37,48 @@ func (t *translator) nodes() {
 	sort.Slice(t.apiServer, func(i, j int) bool { return t.apiServer[i].Less(t.apiServer[j]) })
 }
 
+// factCache keeps what objects say about nodes, by the node's name, as long as they stay the same objects: a change of one
+// node is a look at the claims of all, but not at everybody's annotations again.
+type factCache map[string]*cachedFacts
+
+type cachedFacts struct {
+	node   *corev1.Node
+	blocks []*BlockAffinity
+	cilium *CiliumNode
+	facts  nodeFacts
+}
+
+// of is what is said about n. The lists in it are shared, and not to be written to.
+func (c factCache) of(n *corev1.Node, o nodeObjects) *nodeFacts {
+	e := c[n.Name]
+	if e == nil || e.node != n || e.cilium != o.cilium[n.Name] || !slices.Equal(e.blocks, o.blocks[n.Name]) {
+		e = &cachedFacts{n, o.blocks[n.Name], o.cilium[n.Name], *o.factsOf(n)}
+		e.facts.guess()
+		if c != nil {
+			c[n.Name] = e
+		}
+	}
+	f := e.facts
+	f.problems = slices.Clip(f.problems)
+	return &f
+}
+
+// forget drops what is about nodes that are not among nodes any more.
+func (c factCache) forget(nodes []*corev1.Node) {
+	if len(c) <= len(nodes) {
+		return
+	}
+	here := make(map[string]bool, len(nodes))
+	for _, n := range nodes {
+		here[n.Name] = true
+	}
+	for name := range c {
+		if !here[name] {
+			delete(c, name)
+		}
+	}
+}
+
 // nodeFacts is what is said about each node, after what two nodes claim has been given to one of them: an address has one
 // owner, and one node's mistake, or lie, is not to stop the others' policy. A set of manifests with such claims is refused
 // before; here it is a cluster's.
@@ -45,21 +87,19 @@ func (t *translator) nodeFacts() []*nodeFacts {
 	facts := make([]*nodeFacts, len(t.objects.Nodes))
 	order := make([]int, len(facts))
 	for i, n := range t.objects.Nodes {
-		facts[i], order[i] = extra.factsOf(n), i
+		facts[i], order[i] = t.facts.of(n, extra), i
 	}
+	t.facts.forget(t.objects.Nodes)
 	// Who was there first keeps what he has, whatever order the objects are in.
 	slices.SortFunc(order, func(i, j int) int {
 		a, b := t.objects.Nodes[i], t.objects.Nodes[j]
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
 	})
-	c := claims{addrs: map[netip.Addr]*corev1.Node{}, prefixes: map[netip.Prefix]*corev1.Node{}, bits: map[int]bool{}}
-	for _, annotated := range []bool{false, true} {
+	c := claims{addrs: make(map[netip.Addr]*corev1.Node, 4*len(facts)), prefixes: make(map[netip.Prefix]*corev1.Node, len(facts))}
+	for _, rank := range []rank{bySource, byAnnotation, byGuess} {
 		for _, i := range order {
-			c.settle(t.objects.Nodes[i], facts[i], annotated)
+			c.settle(t.objects.Nodes[i], facts[i], rank)
 		}
-	}
-	for _, i := range order {
-		c.guess(t.objects.Nodes[i], facts[i])
 	}
 	return facts
 }
@@ -68,36 +108,61 @@ func (t *translator) nodeFacts() []*nodeFacts {
 type claims struct {
 	addrs    map[netip.Addr]*corev1.Node
 	prefixes map[netip.Prefix]*corev1.Node
-	bits     map[int]bool // lengths of prefixes
+	bits     [129]bool // lengths of prefixes
 }
 
-// settle lets a node have what nobody else has: first what fields and objects say, then what annotations say.
-func (c *claims) settle(n *corev1.Node, f *nodeFacts, annotated bool) {
-	isAnnotation := func(path string) bool { return strings.HasPrefix(path, "metadata.annotations[") }
+// settle lets a node have what nobody else has: first what fields and objects say, then what annotations say, last what is
+// only a guess.
+func (c *claims) settle(n *corev1.Node, f *nodeFacts, now rank) {
+	const already = "%s belongs to %s already, which is older or says so in a field; remove the one that is out of date"
 	for _, list := range []*[]fact[netip.Addr]{&f.underlay, &f.overlay} {
-		*list = slices.DeleteFunc(*list, func(a fact[netip.Addr]) bool {
-			if isAnnotation(a.path) != annotated {
+		*list = dropping(*list, func(a *fact[netip.Addr]) bool {
+			if a.rank != now {
 				return false
 			}
-			if other := c.addrs[a.value]; other != nil && other != n {
-				f.bad(a.path, "%s belongs to %s already, which is older or says so in a field; remove the one that is out of date", a.value, name("Node", other))
-				return true
+			other := c.addrs[a.value]
+			if now == byGuess && !slices.ContainsFunc(f.podCIDRs, func(p fact[netip.Prefix]) bool { return p.value.Contains(a.value) }) {
+				return true // the podCIDR turned out to be another's
 			}
-			c.addrs[a.value] = n
-			return false
+			if other == nil || other == n {
+				c.addrs[a.value] = n
+				return false
+			}
+			if now != byGuess {
+				f.bad(a.path, already, a.value, name("Node", other))
+			}
+			return true
 		})
 	}
-	f.podCIDRs = slices.DeleteFunc(f.podCIDRs, func(p fact[netip.Prefix]) bool {
-		if isAnnotation(p.path) != annotated {
+	f.podCIDRs = dropping(f.podCIDRs, func(p *fact[netip.Prefix]) bool {
+		if p.rank != now {
 			return false
 		}
-		if other := c.holder(p.value, annotated); other != nil && other != n {
-			f.bad(p.path, "%s belongs to %s already, which is older or says so in a field; remove the one that is out of date", p.value, name("Node", other))
-			return true
+		other := c.holder(p.value, now == byAnnotation)
+		if other == nil || other == n {
+			c.prefixes[p.value], c.bits[p.value.Bits()] = n, true
+			return false
 		}
-		c.prefixes[p.value], c.bits[p.value.Bits()] = n, true
-		return false
+		f.bad(p.path, already, p.value, name("Node", other))
+		return true
 	})
+}
+
+// dropping is list without what goes; list itself stays as it is.
+func dropping[T any](list []fact[T], goes func(*fact[T]) bool) []fact[T] {
+	for i := range list {
+		if !goes(&list[i]) {
+			continue
+		}
+		rest := slices.Clone(list[:i])
+		for j := i + 1; j < len(list); j++ {
+			if !goes(&list[j]) {
+				rest = append(rest, list[j])
+			}
+		}
+		return rest
+	}
+	return list
 }
 
 // holder is who has a prefix. What an annotation claims must not lie within another node's either; blocks of IPAM may.
@@ -117,23 +182,4 @@ func (c *claims) holder(p netip.Prefix, within bool) *corev1.Node {
 		}
 	}
 	return nil
-}
-
-// guess names the overlay addresses that a node has unless somebody says otherwise: flannel's VTEP has the first address of
-// the podCIDR, and the bridge the next one.
-func (c *claims) guess(n *corev1.Node, f *nodeFacts) {
-	if f.noGuess {
-		return
-	}
-	for _, p := range f.podCIDRs {
-		if p.value.Addr().BitLen()-p.value.Bits() < 2 {
-			continue
-		}
-		for _, addr := range []netip.Addr{p.value.Addr(), p.value.Addr().Next()} {
-			if other := c.addrs[addr]; other == nil || other == n {
-				c.addrs[addr] = n
-				addAddr(&f.overlay, addr, p.path)
-			}
-		}
-	}
 }

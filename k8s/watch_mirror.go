@@ -65,7 +65,7 @@ func newMirror(node string, options Options) *mirror {
 }
 
 func (m *mirror) translator() *translator {
-	return &translator{objects: &Objects{}, options: m.options, lenient: true, byName: &m.lookup,
+	return &translator{objects: &Objects{}, options: m.options, lenient: true, byName: &m.lookup, facts: m.nodes.facts,
 		model: &policy.Model{Node: m.node, Options: m.options.Policy}}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,6 +23,7 @@ type nodeMirror struct {
 	ciliums map[string]*CiliumNode
 	api     map[string]*discoveryv1.EndpointSlice // of the API server's Service
 	gone    bool                                  // our own Node is not in the API any more
+	facts   factCache
 
 	dirty    bool
 	statuses []Status
@@ -31,12 +33,18 @@ type nodeMirror struct {
 }
 
 func newNodeMirror() nodeMirror {
-	return nodeMirror{objects: map[string]*corev1.Node{}, blocks: map[string]*BlockAffinity{}, ciliums: map[string]*CiliumNode{},
+	return nodeMirror{objects: map[string]*corev1.Node{}, blocks: map[string]*BlockAffinity{}, ciliums: map[string]*CiliumNode{}, facts: factCache{},
 		api: map[string]*discoveryv1.EndpointSlice{}, dirty: true}
 }
 
 // maxAnnotation bounds the annotations of nodes that are looked at; none that says where a node is comes near.
 const maxAnnotation = 4096
+
+// saysWhere says whether a Node's annotation may tell something about it as a member of the overlay. The others change all the
+// time.
+func saysWhere(key string) bool {
+	return key == k3sInternalIP || strings.HasPrefix(key, calicoPrefix) || strings.HasPrefix(key, annotationPrefix) || flannelSays(key)
+}
 
 // newNodeObject is what is kept of a Node.
 func newNodeObject(n *corev1.Node) *corev1.Node {
@@ -47,7 +55,7 @@ func newNodeObject(n *corev1.Node) *corev1.Node {
 		out.Labels[intern(k)] = intern(v)
 	}
 	for k, v := range n.Annotations {
-		if k != corev1.LastAppliedConfigAnnotation && len(v) <= maxAnnotation {
+		if saysWhere(k) && len(v) <= maxAnnotation {
 			metav1.SetMetaDataAnnotation(&out.ObjectMeta, intern(k), intern(v))
 		}
 	}
