@@ -31,7 +31,7 @@ func (t *Tables) applyDelta(plan *policy.Plan) error {
 			return err
 		}
 	}
-	concerned := t.nodesConcerned(d, set, gone)
+	concerned := t.retireDue || t.nodesConcerned(d, set, gone) // what has ended left a gap that another address may fill
 	if err := t.moveAddresses(d, set, gone, now); err != nil {
 		return err
 	}
@@ -71,6 +71,7 @@ func (t *Tables) moveAddresses(d *policy.Delta, set map[prefix4]addressEntry, go
 			return err
 		}
 		delete(t.lingering, p)
+		t.retireDue = true
 	}
 	for i := range d.Nodes {
 		t.nodes.set(d.Nodes[i], now)
@@ -97,8 +98,9 @@ func (t *Tables) moveAddresses(d *policy.Delta, set map[prefix4]addressEntry, go
 		}
 		if l, lingers := lingering[p]; lingers {
 			t.lingering[p] = l
-		} else {
-			delete(t.lingering, p) // it is somebody's again
+		} else if _, lingered := t.lingering[p]; lingered { // it is somebody's again
+			delete(t.lingering, p)
+			t.retireDue = true
 		}
 	}
 	for _, p := range gone {

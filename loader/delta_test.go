@@ -19,12 +19,7 @@ import (
 func nodeChanges(r *rand.Rand, m *policy.Model) (*policy.Model, policy.Changes) {
 	next, c := *m, policy.Changes{}
 	if r.IntN(4) == 0 {
-		next.Services = []policy.Service{{
-			Namespace: "red", Name: "s", Addrs: []netip.Addr{netip.MustParseAddr("10.43.0.1")},
-			Ports: []policy.ServicePort{{Protocol: policy.TCP, Port: 80, Backends: []netip.AddrPort{netip.AddrPortFrom(m.Pods[r.IntN(len(m.Pods))].Addrs[0], 80)}}},
-		}}
-		c.ServicesChanged = next.Services
-		return &next, c
+		return serviceChanges(r, m)
 	}
 	next.Nodes = slices.Clone(m.Nodes)
 	if i := len(next.Nodes) - 1; r.IntN(3) == 0 && !slices.ContainsFunc(m.Pods, func(p policy.Pod) bool { return p.Node == next.Nodes[i].Name }) {
@@ -51,6 +46,19 @@ func nodeChanges(r *rand.Rand, m *policy.Model) (*policy.Model, policy.Changes) 
 	next.Nodes[slices.IndexFunc(next.Nodes, func(o policy.Node) bool { return o.Name == n.Name })] = n
 	c.NodesChanged = []policy.Node{n}
 	return &next, c
+}
+
+// serviceChanges gives a Service other backends.
+func serviceChanges(r *rand.Rand, m *policy.Model) (*policy.Model, policy.Changes) {
+	next := *m
+	next.Services = []policy.Service{{
+		Namespace: "red", Name: "s", Addrs: []netip.Addr{netip.MustParseAddr("10.43.0.1")}, NodePorts: r.IntN(2) == 0,
+		Ports: []policy.ServicePort{{
+			Protocol: policy.UDP, Port: 80, NodePort: uint16(r.IntN(2)) * 30080,
+			Backends: []netip.AddrPort{netip.AddrPortFrom(m.Pods[r.IntN(len(m.Pods))].Addrs[0], 80), netip.AddrPortFrom(m.Nodes[1+r.IntN(2)].Underlay[0], uint16(8471+r.IntN(2)))},
+		}},
+	}}
+	return &next, policy.Changes{ServicesChanged: next.Services}
 }
 
 // podChanges changes a pod: one comes that is like another or like none, goes, moves to another's node, or takes over an
