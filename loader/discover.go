@@ -139,7 +139,7 @@ func (n *Network) Carriers(names []string, t *Tunnel, node []netip.Addr) ([]Devi
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%w: the VXLAN device has no parent and no interface holds any of %v", ErrNoUnderlay, want)
+		return nil, fmt.Errorf("%w: the VXLAN device has no parent and no interface holds any of %v; name it by --underlay", ErrNoUnderlay, want)
 	}
 	return out, nil
 }
