@@ -51,6 +51,10 @@ bench-compile: ## time, memory and sizes of planning, in realistic and in advers
 	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Scratch|Policy|Pod)' -benchtime 30x -timeout 60m
 	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Adversarial|Diff)' -benchtime 1x -timeout 60m
 
+.PHONY: bench-scale
+bench-scale: ## an agent in a cluster of 50,000 pods: sync, memory, CPU, time from event to enforced (root)
+	$(GO) test ./cmd/weir -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -v -timeout 20m
+
 .PHONY: generate
 generate: deps ## the objects and Go types from the BPF sources
 	$(GO) generate ./bpf ./xdp ./tc ./bench

@@ -89,6 +89,7 @@ type podRecord struct {
 	said       []netip.Addr // by the API
 	claim      *claim       // nil: the API's word holds
 	hash       string       // what the kubelet calls a static pod
+	listed     bool         // policy knows of it, since the last flush
 }
 
 // labelSet is the labels of all pods that have the same: pods of a workload are many.
@@ -110,6 +111,7 @@ type podMirror struct {
 	contested map[netip.Addr][]*podRecord // where several do
 	claims    map[podID]*claim            // that the API has not caught up with
 	dirty     map[podID]bool
+	gone      map[podID]bool      // those that policy knows and are no more
 	moved     map[netip.Addr]bool // addresses that may have another holder than at the last flush
 	statuses  map[podID][]Status
 	labelsOf  map[string]map[string]string // of namespaces
@@ -117,7 +119,7 @@ type podMirror struct {
 
 func newPodMirror() podMirror {
 	return podMirror{records: map[podID]*podRecord{}, sets: map[string]*labelSet{}, portLists: map[string][]policy.NamedPort{},
-		holders: map[netip.Addr]*podRecord{}, contested: map[netip.Addr][]*podRecord{}, claims: map[podID]*claim{}, dirty: map[podID]bool{}, moved: map[netip.Addr]bool{},
+		holders: map[netip.Addr]*podRecord{}, contested: map[netip.Addr][]*podRecord{}, claims: map[podID]*claim{}, dirty: map[podID]bool{}, gone: map[podID]bool{}, moved: map[netip.Addr]bool{},
 		statuses: map[podID][]Status{}, labelsOf: map[string]map[string]string{}}
 }
 
@@ -157,6 +159,8 @@ func (m *podMirror) put(p *podObject) bool {
 		}
 		m.drop(old)
 	}
+	r.listed = old != nil && old.listed || m.gone[id]
+	delete(m.gone, id)
 	m.records[id] = r
 	for _, addr := range r.Addrs {
 		m.take(addr, r)
@@ -180,6 +184,9 @@ func (m *podMirror) remove(id podID) bool {
 	}
 	delete(m.records, id)
 	m.drop(r)
+	if r.listed {
+		m.gone[id] = true
+	}
 	m.dirty[id] = true
 	return true
 }
@@ -350,13 +357,15 @@ func (m *mirror) effective(r *podRecord) (policy.Pod, bool) {
 func (m *mirror) flushPods(c *policy.Changes) {
 	for id := range m.pods.dirty {
 		r := m.pods.records[id]
+		pod, there, listed := policy.Pod{}, false, m.pods.gone[id]
 		if r != nil {
-			if pod, ok := m.effective(r); ok {
-				c.Pods = append(c.Pods, pod)
-			} else {
-				c.GonePods = append(c.GonePods, id.namespace+"/"+id.name)
-			}
-		} else {
+			pod, there = m.effective(r)
+			listed, r.listed = r.listed, there
+		}
+		switch {
+		case there:
+			c.Pods = append(c.Pods, pod)
+		case listed:
 			c.GonePods = append(c.GonePods, id.namespace+"/"+id.name)
 		}
 		if statuses := m.podStatuses(r); !slices.Equal(statuses, m.pods.statuses[id]) {
@@ -368,6 +377,7 @@ func (m *mirror) flushPods(c *policy.Changes) {
 		}
 	}
 	clear(m.pods.dirty)
+	clear(m.pods.gone)
 	slices.SortFunc(c.Pods, func(a, b policy.Pod) int { return comparePods(&a, &b) })
 	slices.Sort(c.GonePods)
 }

@@ -46,7 +46,7 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 		}),
 		enforced: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "weir_event_to_enforced_seconds", Help: "Time from when the agent heard of a change until the kernel's tables held it.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17),
+			Buckets: []float64{.0005, .001, .002, .003, .005, .0075, .01, .015, .02, .03, .04, .05, .06, .08, .1, .15, .25, .5, 1, 2.5, 5, 10, 30},
 		}),
 		applyFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_apply_failures_total", Help: "Changes that could not be applied; the state before stayed.",

@@ -31,11 +31,16 @@ type nodeAgent struct {
 
 // startAgent starts this very program as the agent of a node of the lab.
 func startAgent(l *lab.Lab, n *lab.Node, flags ...string) (*nodeAgent, error) {
+	return startAgentOn(n, append([]string{"--manifests", l.Manifests.Dir}, flags...)...)
+}
+
+// startAgentOn is startAgent for an agent with another source of policy.
+func startAgentOn(n *lab.Node, flags ...string) (*nodeAgent, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find own executable: %w", err)
 	}
-	args := append([]string{"agent", "--manifests", l.Manifests.Dir, "--node", n.NodeID, "--metrics-addr", agentMetrics}, flags...)
+	args := append([]string{"agent", "--node", n.NodeID, "--metrics-addr", agentMetrics}, flags...)
 	a := &nodeAgent{node: n, cmd: exec.Command(self, args...), log: &lab.Output{}, done: make(chan struct{})}
 	a.cmd.Env = append(os.Environ(), "WEIR_VERB=agent") // tells a test binary what it is now
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
