@@ -29,12 +29,11 @@ import (
 type fleet struct {
 	*cluster.Cluster
 	t         *testing.T
+	ns        string
 	weir      string // the program
 	operator  string // kubeconfig
 	reporters map[string]*status.Reporter
 }
-
-const fleetNamespace = "fleet"
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
@@ -51,7 +50,7 @@ func newFleet(t *testing.T) *fleet {
 	if _, err := f.Helm(t.Context(), "upgrade", "--install", "weir", chart, "--namespace=kube-system"); err != nil {
 		t.Fatal(err)
 	}
-	namespace(t, f.Cluster, fleetNamespace)
+	f.ns = namespace(t, f.Cluster, strings.ToLower(t.Name())) // its own: nobody is here who would finish deleting it
 	f.operator = f.account("weir-operator")
 	api, err := clientcmd.BuildConfigFromFlags("", f.account("weir"))
 	if err != nil {
@@ -167,7 +166,7 @@ func (f *fleet) applied(statuses []k8s.Status, nodes ...string) {
 // events lists the reasons of the Events about a policy.
 func (f *fleet) events(name string) string {
 	f.t.Helper()
-	return strings.TrimSpace(kubectl(f.t, f.Cluster, "-n", fleetNamespace, "get", "events.events.k8s.io", "--field-selector=regarding.name="+name,
+	return strings.TrimSpace(kubectl(f.t, f.Cluster, "-n", f.ns, "get", "events.events.k8s.io", "--field-selector=regarding.name="+name,
 		"--sort-by=.eventTime", "-o", `jsonpath={range .items[*]}{.type}/{.reason}{" "}{end}`))
 }
 
@@ -182,47 +181,47 @@ func (f *fleet) has(most time.Duration, want string, args ...string) {
 	})
 }
 
-func policyOf(name string, labels string) string {
-	return fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: %s, namespace: %s}, spec: {podSelector: {%s}}}", name, fleetNamespace, labels)
+func (f *fleet) policy(name string, labels string) string {
+	return fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: %s, namespace: %s}, spec: {podSelector: {%s}}}", name, f.ns, labels)
 }
 
 // From a policy's creation to the word that all nodes enforce it, and back, with a real apiserver and the chart's roles.
 func TestStatusOfAPolicy(t *testing.T) {
 	f := newFleet(t)
 	f.startOperator()
-	apply(t, f.Cluster, policyOf("web", ""))
+	apply(t, f.Cluster, f.policy("web", ""))
 
-	out, complaint, code := f.run("wait", "-n", fleetNamespace, "networkpolicy/web", "--timeout=6s")
+	out, complaint, code := f.run("wait", "-n", f.ns, "networkpolicy/web", "--timeout=6s")
 	if code != 1 || out != "" || !strings.Contains(complaint, "n1, n2") || !strings.Contains(complaint, "enforced on 0 of 2 nodes; 2 waiting") {
 		t.Errorf("wait while no node reports: %d, %q, %q", code, out, complaint)
 	}
 	f.applied(nil, "n1")
-	f.has(5*time.Second, "1/2", "-n", fleetNamespace, "get", "wps", "networkpolicy.web")
-	f.has(5*time.Second, "Progressing", "-n", fleetNamespace, "get", "wps", "networkpolicy.web")
+	f.has(5*time.Second, "1/2", "-n", f.ns, "get", "wps", "networkpolicy.web")
+	f.has(5*time.Second, "Progressing", "-n", f.ns, "get", "wps", "networkpolicy.web")
 	f.applied(nil, "n2")
 	start := time.Now()
-	out, complaint, code = f.run("wait", "-n", fleetNamespace, "web")
-	if want := "NetworkPolicy fleet/web: generation 1: enforced on 2 of 2 nodes\n"; code != 0 || out != want {
+	out, complaint, code = f.run("wait", "-n", f.ns, "web")
+	if want := "NetworkPolicy " + f.ns + "/web: generation 1: enforced on 2 of 2 nodes\n"; code != 0 || out != want {
 		t.Errorf("wait: %d, %q, %q", code, out, complaint)
 	}
 	t.Logf("the last node's report to the end of weir wait: %v", time.Since(start).Round(time.Millisecond))
-	kubectl(t, f.Cluster, "-n", fleetNamespace, "wait", "--for=condition=Enforced", "policystatus/networkpolicy.web", "--timeout=2s")
+	kubectl(t, f.Cluster, "-n", f.ns, "wait", "--for=condition=Enforced", "policystatus/networkpolicy.web", "--timeout=2s")
 	within(t, 5*time.Second, func(context.Context) error {
 		if got := f.events("web"); got != "Normal/Enforced" {
 			return fmt.Errorf("events of web: %q", got)
 		}
 		return nil
 	})
-	t.Logf("\n%s\n%s", kubectl(t, f.Cluster, "get", "wn"), kubectl(t, f.Cluster, "-n", fleetNamespace, "get", "wps", "-o", "wide"))
+	t.Logf("\n%s\n%s", kubectl(t, f.Cluster, "get", "wn"), kubectl(t, f.Cluster, "-n", f.ns, "get", "wps", "-o", "wide"))
 
 	// A change, which both nodes see: not before they do is it enforced.
 	start = time.Now()
-	apply(t, f.Cluster, policyOf("web", "matchLabels: {app: web}"))
+	apply(t, f.Cluster, f.policy("web", "matchLabels: {app: web}"))
 	go func() {
 		time.Sleep(500 * time.Millisecond)
 		f.applied(nil, "n1", "n2")
 	}()
-	out, complaint, code = f.run("wait", "-n", fleetNamespace, "web")
+	out, complaint, code = f.run("wait", "-n", f.ns, "web")
 	if took := time.Since(start); code != 0 || !strings.Contains(out, "generation 2: enforced on 2 of 2") || took < 500*time.Millisecond {
 		t.Errorf("wait for a change: %d, %q, %q after %v", code, out, complaint, took)
 	}
@@ -237,13 +236,13 @@ func TestStatusOfAPolicy(t *testing.T) {
 			t.Errorf("%v: %d, %q", args, code, complaint)
 		}
 	}
-	if _, complaint, code := f.run("wait", "-n", fleetNamespace, "nosuch"); code != 1 || !strings.Contains(complaint, "there is no such policy") {
+	if _, complaint, code := f.run("wait", "-n", f.ns, "nosuch"); code != 1 || !strings.Contains(complaint, "there is no such policy") {
 		t.Errorf("wait for a policy that is not there: %d, %q", code, complaint)
 	}
 
-	kubectl(t, f.Cluster, "-n", fleetNamespace, "delete", "networkpolicy", "web")
+	kubectl(t, f.Cluster, "-n", f.ns, "delete", "networkpolicy", "web")
 	within(t, 5*time.Second, func(ctx context.Context) error { // nobody collects garbage here
-		out, err := f.Kubectl(ctx, "-n", fleetNamespace, "get", "wps", "-o", "name")
+		out, err := f.Kubectl(ctx, "-n", f.ns, "get", "wps", "-o", "name")
 		if err == nil && out != "" {
 			err = errors.New("there is still " + out)
 		}
@@ -255,18 +254,21 @@ func TestStatusOfAPolicy(t *testing.T) {
 func TestStatusOfAPolicyThatCannotBeEnforced(t *testing.T) {
 	f := newFleet(t)
 	f.startOperator()
-	apply(t, f.Cluster, `{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: api, namespace: fleet}, spec: {endpointSelector: {}, egress: [{toFQDNs: [{matchName: example.com}]}]}}`)
-	f.applied([]k8s.Status{{Object: "CiliumNetworkPolicy fleet/api", Path: "spec.egress[0].toFQDNs", Reason: k8s.ReasonUnsupported,
+	api := func(egress string) string {
+		return fmt.Sprintf("{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: api, namespace: %s}, spec: {endpointSelector: {}, egress: [%s]}}", f.ns, egress)
+	}
+	apply(t, f.Cluster, api("{toFQDNs: [{matchName: example.com}]}"))
+	f.applied([]k8s.Status{{Object: "CiliumNetworkPolicy " + f.ns + "/api", Path: "spec.egress[0].toFQDNs", Reason: k8s.ReasonUnsupported,
 		Message: "DNS names as peers are not supported; the rule admits nothing. Use toCIDR."}}, "n1", "n2")
 	start := time.Now()
-	out, complaint, code := f.run("wait", "-n", fleetNamespace, "cnp/api", "--timeout=20s")
+	out, complaint, code := f.run("wait", "-n", f.ns, "cnp/api", "--timeout=20s")
 	if code != 1 || !strings.Contains(complaint, "will not be enforced") || !strings.Contains(complaint, "spec.egress[0].toFQDNs: DNS names") || time.Since(start) > 15*time.Second {
 		t.Errorf("wait: %d, %q, %q after %v", code, out, complaint, time.Since(start))
 	}
-	if out, complaint, code := f.run("wait", "-n", fleetNamespace, "--for=applied", "cnp/api", "--timeout=20s"); code != 0 {
+	if out, complaint, code := f.run("wait", "-n", f.ns, "--for=applied", "cnp/api", "--timeout=20s"); code != 0 {
 		t.Errorf("wait --for=applied: %d, %q, %q", code, out, complaint)
 	}
-	f.has(5*time.Second, "False NotEnforceable 1", "-n", fleetNamespace, "get", "cnp", "api", "-o",
+	f.has(5*time.Second, "False NotEnforceable 1", "-n", f.ns, "get", "cnp", "api", "-o",
 		`jsonpath={range .status.conditions[?(@.type=="Enforced")]}{.status} {.reason} {.observedGeneration}{end}`)
 	within(t, 5*time.Second, func(context.Context) error {
 		if got := f.events("api"); got != "Warning/NotEnforceable" {
@@ -275,45 +277,45 @@ func TestStatusOfAPolicyThatCannotBeEnforced(t *testing.T) {
 		return nil
 	})
 	// The condition's own writing moves the policy's version, which the nodes need not follow.
-	version, err := f.Field(t.Context(), fleetNamespace, "cnp/api", ".metadata.resourceVersion")
+	version, err := f.Field(t.Context(), f.ns, "cnp/api", ".metadata.resourceVersion")
 	if err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(3 * time.Second)
-	if later, err := f.Field(t.Context(), fleetNamespace, "cnp/api", ".metadata.resourceVersion"); err != nil || later != version {
+	if later, err := f.Field(t.Context(), f.ns, "cnp/api", ".metadata.resourceVersion"); err != nil || later != version {
 		t.Errorf("the policy's version went from %s to %s by itself, %v", version, later, err)
 	}
-	apply(t, f.Cluster, `{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: api, namespace: fleet}, spec: {endpointSelector: {}, egress: [{toCIDR: [192.0.2.0/24]}]}}`)
+	apply(t, f.Cluster, api("{toCIDR: [192.0.2.0/24]}"))
 	f.applied(nil, "n1", "n2")
-	if out, complaint, code := f.run("wait", "-n", fleetNamespace, "cnp/api", "--timeout=20s"); code != 0 {
+	if out, complaint, code := f.run("wait", "-n", f.ns, "cnp/api", "--timeout=20s"); code != 0 {
 		t.Errorf("wait once it is mended: %d, %q, %q", code, out, complaint)
 	}
-	kubectl(t, f.Cluster, "-n", fleetNamespace, "wait", "--for=condition=Enforced", "cnp/api", "--timeout=5s")
+	kubectl(t, f.Cluster, "-n", f.ns, "wait", "--for=condition=Enforced", "cnp/api", "--timeout=5s")
 }
 
 // Another operator takes over, and does not tell again what was told.
 func TestOperatorsTakeTurns(t *testing.T) {
 	f := newFleet(t)
 	stop := f.startOperator()
-	apply(t, f.Cluster, policyOf("one", ""))
+	apply(t, f.Cluster, f.policy("one", ""))
 	f.applied(nil, "n1", "n2")
-	f.has(10*time.Second, "2/2", "-n", fleetNamespace, "get", "wps", "networkpolicy.one")
+	f.has(10*time.Second, "2/2", "-n", f.ns, "get", "wps", "networkpolicy.one")
 	f.startOperator()
 	time.Sleep(3 * time.Second)
-	changed, err := f.Field(t.Context(), fleetNamespace, "wps/networkpolicy.one", ".metadata.resourceVersion")
+	changed, err := f.Field(t.Context(), f.ns, "wps/networkpolicy.one", ".metadata.resourceVersion")
 	if err != nil {
 		t.Fatal(err)
 	}
 	stop()
 	start := time.Now()
-	apply(t, f.Cluster, policyOf("two", ""))
+	apply(t, f.Cluster, f.policy("two", ""))
 	f.applied(nil, "n1", "n2")
-	f.has(20*time.Second, "2/2", "-n", fleetNamespace, "get", "wps", "networkpolicy.two")
+	f.has(20*time.Second, "2/2", "-n", f.ns, "get", "wps", "networkpolicy.two")
 	t.Logf("the second operator has told of a policy %v after the first one ended", time.Since(start).Round(time.Millisecond))
 	if got := f.events("one"); got != "Normal/Enforced" {
 		t.Errorf("events of one: %q", got)
 	}
-	if now, err := f.Field(t.Context(), fleetNamespace, "wps/networkpolicy.one", ".metadata.resourceVersion"); err != nil || now != changed {
+	if now, err := f.Field(t.Context(), f.ns, "wps/networkpolicy.one", ".metadata.resourceVersion"); err != nil || now != changed {
 		t.Errorf("what was told was written again: from %s to %s, %v", changed, now, err)
 	}
 }

@@ -4,6 +4,8 @@ package status
 
 import (
 	"cmp"
+	"hash/fnv"
+	"io"
 	"maps"
 	"slices"
 	"sort"
@@ -23,7 +25,7 @@ type Policy struct {
 type PolicyKey struct{ Kind, Namespace, Name string }
 
 // Key is the policy's.
-func (p *Policy) Key() PolicyKey { return PolicyKey{p.Kind, p.Namespace, p.Name} }
+func (p Policy) Key() PolicyKey { return PolicyKey{p.Kind, p.Namespace, p.Name} }
 
 // NodeFacts are what the cluster says of a Node.
 type NodeFacts struct {
@@ -55,6 +57,7 @@ type boardNode struct {
 	omitted  bool
 	marks    map[string]uint64
 	about    []told // its exceptions
+	aboutSum uint64 // of what was reported of them
 }
 
 // told is a policy that a node has exceptions of, and the fields that it says more about.
@@ -67,6 +70,10 @@ type told struct {
 type noted struct {
 	nodes  map[string][]string     // node → reasons
 	fields map[noteField]*fieldUse // what the fields are, and how many nodes say so
+
+	// What counting all nodes comes to; nil if they must be counted anew.
+	reasons  []NodeReason
+	excepted int
 }
 
 type noteField struct{ reason, field string }
@@ -82,6 +89,7 @@ type order struct {
 	marks   []uint64
 	absent  []int // of the first i nodes, how many are not ready
 	failing []int // and how many fail
+	strays  bool  // there are reports of nodes that need not enforce anything
 }
 
 // NewBoard makes an empty board.
@@ -130,10 +138,8 @@ func (b *Board) DeleteNode(name string) {
 
 // SetReport takes over what a node reports.
 func (b *Board) SetReport(w *WeirNode) {
-	n := b.node(w.Name)
-	b.takeBack(w.Name, n)
-	s := &w.Status
-	n.reported, n.owner, n.boot, n.phase, n.failure, n.omitted = true, "", s.BootID, s.Phase, s.Failure, s.ExceptionsOmitted > 0
+	n, s := b.node(w.Name), &w.Status
+	n.reported, n.owner, n.boot, n.phase, n.failure = true, "", s.BootID, s.Phase, s.Failure
 	for _, o := range w.OwnerReferences {
 		if o.Kind == "Node" {
 			n.owner = string(o.UID)
@@ -143,13 +149,35 @@ func (b *Board) SetReport(w *WeirNode) {
 	for _, k := range s.Kinds {
 		n.marks[k.Kind] = version(k.ResourceVersion)
 	}
+	clear(b.orders)
+	sum := sumOf(s.Exceptions)
+	if sum == n.aboutSum && n.omitted == (s.ExceptionsOmitted > 0) {
+		return // mostly, only the marks move
+	}
+	b.takeBack(w.Name, n)
+	n.aboutSum = sum
 	for i := range s.Exceptions {
 		b.note(w.Name, n, &s.Exceptions[i])
 	}
-	if n.omitted {
+	if n.omitted = s.ExceptionsOmitted > 0; n.omitted {
 		b.omitting++
 	}
-	clear(b.orders)
+}
+
+// sumOf is the same for the same exceptions; 0 for none.
+func sumOf(exceptions []Exception) uint64 {
+	if len(exceptions) == 0 {
+		return 0
+	}
+	h := fnv.New64a()
+	for i := range exceptions {
+		e := &exceptions[i]
+		for _, text := range []string{e.Kind, e.Namespace, e.Name, e.Reason, e.Field, e.Message} {
+			io.WriteString(h, text)
+			h.Write([]byte{0})
+		}
+	}
+	return h.Sum64()
 }
 
 // DeleteReport forgets what a node reported.
@@ -193,6 +221,7 @@ func (b *Board) note(name string, n *boardNode, e *Exception) {
 		of = &noted{nodes: map[string][]string{}, fields: map[noteField]*fieldUse{}}
 		b.notes[key] = of
 	}
+	of.reasons = nil
 	if len(of.nodes[name]) == 0 {
 		n.about = append(n.about, told{key: key})
 	}
@@ -218,6 +247,7 @@ func (b *Board) note(name string, n *boardNode, e *Exception) {
 func (b *Board) takeBack(name string, n *boardNode) {
 	for _, t := range n.about {
 		of := b.notes[t.key]
+		of.reasons = nil
 		delete(of.nodes, name)
 		for _, f := range t.fields {
 			if of.fields[f].nodes--; of.fields[f].nodes == 0 {
@@ -229,7 +259,7 @@ func (b *Board) takeBack(name string, n *boardNode) {
 			delete(b.names, t.key)
 		}
 	}
-	n.about = nil
+	n.about, n.aboutSum = nil, 0
 	if n.omitted {
 		n.omitted = false
 		b.omitting--
@@ -271,6 +301,8 @@ func (b *Board) order(kind string) *order {
 	for name, n := range b.nodes {
 		if n.must() {
 			o.names = append(o.names, name)
+		} else if n.reported {
+			o.strays = true
 		}
 	}
 	slices.SortFunc(o.names, func(x, y string) int {

@@ -20,7 +20,7 @@ const (
 	firstInterval  = time.Second // between words of progress; doubles
 	lastInterval   = 30 * time.Second
 	demotion       = 30 * time.Second // before the word that what was enforced on all nodes is so no more: nodes start anew
-	driftInterval  = time.Minute      // numbers that changed while all else stayed: nodes come and go
+	driftInterval  = 5 * time.Minute  // numbers that changed while all else stayed: nodes come and go
 	mirrorPatience = 2 * time.Second  // a policy's own status is watched by every node, so it is written less often
 	mirrorInterval = 30 * time.Second
 	mirrorDrift    = 10 * time.Minute
@@ -238,8 +238,8 @@ func eventOf(p *Policy, s *PolicyState, c *metav1.Condition) Event {
 	e := Event{Reason: c.Reason, Action: "Enforce", Message: fmt.Sprintf("generation %d: %s", s.ObservedGeneration, c.Message)}
 	switch {
 	case c.Reason == ReasonEnforced && s.EnforcedAt != nil:
-		if took := s.EnforcedAt.Sub(s.ChangedAt.Time); took > 0 {
-			e.Message += fmt.Sprintf(", %v after it changed", took.Round(time.Second))
+		if took := s.EnforcedAt.Sub(s.ChangedAt.Time).Round(time.Second); took > 0 {
+			e.Message += fmt.Sprintf(", %v after it changed", took)
 		}
 	case c.Reason != ReasonEnforced && c.Reason != ReasonAudited:
 		e.Warning = true

@@ -28,6 +28,9 @@ func toUnstructured(object any) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: content}
 }
 
+// AsObject is a WeirNode, PolicyStatus or ClusterPolicyStatus as a dynamic client takes it.
+func AsObject(object any) *unstructured.Unstructured { return toUnstructured(object) }
+
 // AsNode reads a WeirNode from what a dynamic client brought.
 func AsNode(u *unstructured.Unstructured) (*WeirNode, error) {
 	n := &WeirNode{}

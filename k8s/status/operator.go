@@ -138,8 +138,6 @@ func (o *Operator) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
 	var listed time.Time
 	for {
 		if time.Since(listed) > relist {
@@ -152,11 +150,11 @@ func (o *Operator) Run(ctx context.Context) error {
 			}
 		}
 		o.join(time.Now())
-		o.writer.Tick(ctx)
+		cost := o.writer.Tick(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-time.After(max(tick, 10*cost)): // looking takes a tenth of a CPU at most, however much there is
 		}
 	}
 }

@@ -42,12 +42,13 @@ func (b *Board) Evaluate(key PolicyKey) Outcome {
 	absent, failing := order.absent[behind], order.failing[behind]
 	o := Outcome{Policy: *p, State: PolicyState{
 		ObservedGeneration: p.Generation, ResourceVersion: fmt.Sprint(p.Since), Audited: p.Audited,
-		Nodes: int32(nodes), Applied: int32(nodes - behind), Waiting: []string{}, Reasons: []NodeReason{},
+		Nodes: int32(nodes), Applied: int32(nodes - behind), Waiting: []string{},
 	}}
 	o.State.Waiting = append(o.State.Waiting, order.names[:min(behind, maxWaiting)]...)
 	slices.Sort(o.State.Waiting)
 
-	excepted := b.reasons(p, &o.State)
+	var excepted int
+	o.State.Reasons, excepted = b.reasons(p, order, behind)
 	unlisted := b.unlisted(p, order, behind)
 	if !p.Audited {
 		o.State.Enforced = int32(nodes - behind - excepted - unlisted)
@@ -105,18 +106,27 @@ func count(nodes int32) string {
 	return fmt.Sprintf("%d nodes", nodes)
 }
 
-// reasons fills in what the nodes that have applied the policy say of it, blocking reasons first, and returns how many of
-// them do not enforce it as written.
-func (b *Board) reasons(p *Policy, s *PolicyState) (excepted int) {
+// reasons is what the nodes that have applied the policy say of it, blocking reasons first, and how many of them do not
+// enforce it as written.
+func (b *Board) reasons(p *Policy, o *order, behind int) (reasons []NodeReason, excepted int) {
 	of := b.notes[p.Key()]
-	if of == nil {
-		return 0
+	switch {
+	case of == nil:
+		return []NodeReason{}, 0
+	case behind > 0 || o.strays: // some speak of another version, or need not be asked
+		return of.count(func(name string) bool { return b.nodes[name].must() && b.nodes[name].mark(p.Kind) >= p.Since })
+	case of.reasons == nil:
+		of.reasons, of.excepted = of.count(func(string) bool { return true })
 	}
+	return of.reasons, of.excepted
+}
+
+// count counts the nodes that counts holds for.
+func (of *noted) count(counts func(node string) bool) (out []NodeReason, excepted int) {
 	byReason := map[string]*NodeReason{}
 	for name, reasons := range of.nodes {
-		n := b.nodes[name]
-		if !n.must() || n.mark(p.Kind) < p.Since {
-			continue // speaks of another version
+		if !counts(name) {
+			continue
 		}
 		blocked := false
 		for _, reason := range reasons {
@@ -133,6 +143,7 @@ func (b *Board) reasons(p *Policy, s *PolicyState) (excepted int) {
 			excepted++
 		}
 	}
+	out = []NodeReason{}
 	for _, r := range byReason {
 		for f, use := range of.fields {
 			if f.reason == r.Reason {
@@ -141,12 +152,12 @@ func (b *Board) reasons(p *Policy, s *PolicyState) (excepted int) {
 		}
 		slices.SortFunc(r.Fields, func(x, y ReasonField) int { return cmp.Compare(x.Field, y.Field) })
 		r.Fields = r.Fields[:min(len(r.Fields), maxFields)]
-		s.Reasons = append(s.Reasons, *r)
+		out = append(out, *r)
 	}
-	slices.SortFunc(s.Reasons, func(x, y NodeReason) int {
+	slices.SortFunc(out, func(x, y NodeReason) int {
 		return cmp.Or(cmp.Compare(severity(x.Reason), severity(y.Reason)), cmp.Compare(x.Reason, y.Reason))
 	})
-	return excepted
+	return out, excepted
 }
 
 // sample keeps the first names, sorted.

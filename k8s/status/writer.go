@@ -180,18 +180,21 @@ type task struct {
 	condition metav1.Condition
 }
 
-// Tick writes what is due.
-func (w *Writer) Tick(ctx context.Context) {
-	gone, tasks := w.collect(time.Now())
+// Tick writes what is due. It returns how long it took to see what that is.
+func (w *Writer) Tick(ctx context.Context) (looking time.Duration) {
+	start := time.Now()
+	gone, tasks := w.collect(start)
+	looking = time.Since(start)
 	for key, uid := range gone {
 		w.remove(ctx, key, uid)
 	}
 	for _, t := range tasks {
 		if ctx.Err() != nil {
-			return
+			break
 		}
 		w.carryOut(ctx, t)
 	}
+	return looking
 }
 
 // collect says what is to be written now, and takes it out of the budgets.
