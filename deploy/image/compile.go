@@ -5,10 +5,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,13 +26,6 @@ type file struct {
 func compile(ctx context.Context, root, dir, arch string, stderr io.Writer) ([]file, error) {
 	var out []file
 	for _, program := range []string{"weir", "weir-cni"} {
-		source := filepath.Join(root, "cmd", program)
-		if _, err := os.Stat(source); errors.Is(err, fs.ErrNotExist) && program == "weir-cni" {
-			fmt.Fprintln(stderr, "image: no cmd/weir-cni, so the image has no CNI plugin")
-			continue
-		} else if err != nil {
-			return nil, fmt.Errorf("compile %s: %w", program, err)
-		}
 		target, err := filepath.Abs(filepath.Join(dir, program))
 		if err != nil {
 			return nil, fmt.Errorf("compile %s: %w", program, err)
