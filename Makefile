@@ -48,8 +48,8 @@ bench-quick: build ## CPU ns per packet of the datapath beside an empty program 
 
 .PHONY: bench-compile
 bench-compile: ## time, memory and sizes of planning, in realistic and in adversarial clusters
-	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Scratch|Policy|Pod)' -benchtime 30x -timeout 60m
-	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Adversarial|Diff)' -benchtime 1x -timeout 60m
+	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Scratch|Policy|Pod|Change$$)' -benchtime 30x -timeout 60m
+	$(GO) test ./policy -run '^$$' -bench '^Benchmark(Adversarial|Diff|ChangeMemory)' -benchtime 1x -timeout 60m
 
 .PHONY: bench-scale
 bench-scale: ## an agent in a cluster of 50,000 pods: sync, memory, CPU, time from event to enforced (root)
