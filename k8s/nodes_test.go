@@ -154,6 +154,8 @@ func TestNodesThatClaimTheSame(t *testing.T) {
 			"a[][10.1.0.0/24] b[192.0.2.2][10.1.1.0/24]", "Node a status.addresses[0].address"},
 		{"a podCIDR", []*corev1.Node{node("a", 1, "10.1.1.0/24", "192.0.2.1", nil), node("b", 9, "10.1.1.0/24", "192.0.2.2", nil)},
 			"a[192.0.2.1][] b[192.0.2.2][10.1.1.0/24]", "Node a spec.podCIDRs[0]"},
+		{"our own address", []*corev1.Node{node("a", 9, "10.1.0.0/24", "192.0.2.7", nil), node("b", 1, "10.1.1.0/24", "192.0.2.2", nil)},
+			"a[][10.1.0.0/24] b[192.0.2.2][10.1.1.0/24]", "Node a status.addresses[0].address"},
 		{"a part of another's podCIDR", []*corev1.Node{
 			node("a", 9, "10.1.0.0/24", "192.0.2.1", map[string]string{AnnotationPodCIDRs: "10.1.1.128/25"}), node("b", 1, "10.1.1.0/24", "192.0.2.2", nil)},
 			"a[192.0.2.1][] b[192.0.2.2][10.1.1.0/24]", "Node a metadata.annotations[weirnet.github.io/pod-cidrs]"},
@@ -163,12 +165,13 @@ func TestNodesThatClaimTheSame(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for range 2 {
-				m, statuses, err := Translate(&Objects{Nodes: c.nodes}, "a", Options{})
+				self := node("self", 0, "10.1.7.0/24", "192.0.2.7", nil)
+				m, statuses, err := Translate(&Objects{Nodes: append([]*corev1.Node{self}, c.nodes...)}, "self", Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				var got []string
-				for _, n := range m.Nodes {
+				for _, n := range m.Nodes[:2] {
 					got = append(got, fmt.Sprintf("%s%v%v", n.Name, n.Underlay, n.PodCIDRs))
 					for _, addr := range n.Overlay {
 						if !slices.ContainsFunc(n.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {

@@ -90,10 +90,16 @@ func (t *translator) nodeFacts() []*nodeFacts {
 		facts[i], order[i] = t.facts.of(n, extra), i
 	}
 	t.facts.forget(t.objects.Nodes)
-	// Who was there first keeps what he has, whatever order the objects are in.
+	// Who was there first keeps what he has, whatever order the objects are in; but nobody else has what is our own.
+	foreign := func(n *corev1.Node) int {
+		if n.Name == t.model.Node {
+			return 0
+		}
+		return 1
+	}
 	slices.SortFunc(order, func(i, j int) int {
 		a, b := t.objects.Nodes[i], t.objects.Nodes[j]
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+		return cmp.Or(foreign(a)-foreign(b), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
 	})
 	c := claims{addrs: make(map[netip.Addr]*corev1.Node, 4*len(facts)), prefixes: make(map[netip.Prefix]*corev1.Node, len(facts))}
 	for _, rank := range []rank{bySource, byAnnotation, byGuess} {

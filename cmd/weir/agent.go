@@ -260,10 +260,9 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 		case <-upkeep.C:
 			a.upkeep()
 		case <-loss.C:
-			if !a.kernel.attacher.Lost() {
+			if !a.missesLink() {
 				continue
 			}
-			a.log.Warn("a program was taken off its interface")
 		}
 		again, err := a.work(ctx, update, look)
 		if ctx.Err() != nil {

@@ -18,6 +18,17 @@ const lossInterval = 2 * time.Second
 type devices struct {
 	frags   bool   // a driver takes XDP programs only if they can do with frames of several buffers
 	warning string // about MTUs, that was logged last
+	misses  bool   // a link was lost when it was asked last
+}
+
+// missesLink says whether a link was taken off its interface, and logs that once.
+func (a *agent) missesLink() bool {
+	misses := a.kernel.attacher.Lost()
+	if misses && !a.devices.misses {
+		a.log.Warn("a program was taken off its interface")
+	}
+	a.devices.misses = misses
+	return misses
 }
 
 // knobs are the constants that the programs need for the overlay as it is now. While its device is away, as it is while
