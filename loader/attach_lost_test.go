@@ -53,6 +53,26 @@ func TestLostLinksAreMissed(t *testing.T) {
 	}
 }
 
+// In generic mode, too, a link is known to run what it runs.
+func TestGenericLinkIsNotMissed(t *testing.T) {
+	if !isolate(t) {
+		return
+	}
+	nic := addVeth(t, "nic")
+	a := newAttacher(t, AttachConfig{PinPath: mountBPFFS(t), Generic: true})
+	ok(t, a.Use(passAll(t, "one")))
+	ok(t, a.Attach(bpf.HookUnderlayRx, nic))
+	before := linkIDs(t, a)
+	ok(t, a.Use(passAll(t, "two")))
+	ok(t, a.Attach(bpf.HookUnderlayRx, nic))
+	expectRunning(t, bpf.HookUnderlayRx, nic, "program two")
+	for p, id := range linkIDs(t, a) {
+		if before[p] != id || a.Lost() {
+			t.Errorf("link %d became %d, lost %v", before[p], id, a.Lost())
+		}
+	}
+}
+
 // An interface that goes down, is renamed, or joins a bridge keeps its program: nothing is attached anew.
 func TestLinksSurviveWhatHappensToInterfaces(t *testing.T) {
 	if !isolate(t) {

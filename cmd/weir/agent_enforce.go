@@ -292,7 +292,7 @@ func (a *agent) load(ctx context.Context, n *loader.Network, t *loader.Tunnel) e
 // decap decides anew when the overlay's interfaces have changed, and now and then.
 func (a *agent) decap(ctx context.Context, n *loader.Network, t *loader.Tunnel) (strip bool, err error) {
 	if mode := a.cfg.overlay.decap; mode != "auto" {
-		return mode == "strip", nil
+		return mode == "strip" && (t == nil || !t.AnyVNI), nil // Cilium's programs need the VNI
 	}
 	if t == nil && a.kernel.programs != nil { // flanneld makes another; who was asked then is not asked anew
 		return a.kernel.knobs.DecapStrip, nil

@@ -12,8 +12,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -48,7 +46,17 @@ const (
 
 // With kube-proxy in front, a pod's egress policy is about the backend that was chosen: nothing less passes, nothing else.
 func TestServices(t *testing.T) {
-	c := nodes(t)
+	c := installed(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(state(c))
+		}
+		for _, n := range c.Nodes { // as it was
+			if err := errors.Join(n.StopKubeProxy(context.Background()), n.StartKubeProxy(nodesStage.config.KubeProxy)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	s := newServices(t, c)
 	for _, mode := range []string{"iptables", "nftables"} {
 		t.Run(mode, func(t *testing.T) {
@@ -70,7 +78,7 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// services is the scene: pods of both kinds on both nodes, and weir on both.
+// services is the scene: pods of both kinds on both nodes.
 type services struct {
 	c       *cluster.Cluster
 	ns      string
@@ -113,7 +121,7 @@ func newServices(t *testing.T, c *cluster.Cluster) *services {
 	t.Cleanup(lan.Close)
 	s.outside = lan
 	s.objects(t)
-	s.enforce(t)
+	s.enforced(t)
 	return s
 }
 
@@ -176,32 +184,8 @@ spec:
 	}
 }
 
-// enforce starts weir on both nodes, and waits until it enforces.
-func (s *services) enforce(t *testing.T) {
-	weir := filepath.Join(s.c.Dir, "weir-services")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", weir, "../../cmd/weir")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build weir: %v: %s", err, out)
-	}
-	const pins = "/sys/fs/bpf/weir-services"
-	for _, n := range s.c.Nodes {
-		if err := n.StartService("weir-services", false, weir, "agent", "--kubeconfig="+s.c.Kubeconfig, "--node="+n.Name, "--pin-path="+pins, "--socket="); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if t.Failed() {
-				log := n.Log("weir-services")
-				t.Logf("weir on %s:\n%s", n.Name, log[max(0, len(log)-6000):])
-			}
-			if err := n.StopService("weir-services"); err != nil {
-				t.Error(err)
-			}
-			if out, err := n.Exec(context.Background(), weir, "agent", "cleanup", "--pin-path="+pins); err != nil {
-				t.Errorf("%v: %s", err, out)
-			}
-		})
-	}
+// enforced waits until the policies are.
+func (s *services) enforced(t *testing.T) {
 	within(t, 60*time.Second, func(context.Context) error {
 		if _, err := s.ask(s.client, "tcp", s.bad["n2"].IP+":8080"); err == nil {
 			return errors.New("nothing is enforced yet")
