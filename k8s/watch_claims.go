@@ -42,7 +42,7 @@ func (m *podMirror) claim(p PodClaim, number int64, answer chan error) {
 	}
 	c.waiters = append(c.waiters, answer)
 	m.dirty[id] = true
-	if r := m.records[id]; r != nil && c.of(r.UID, r.hash) {
+	if r := m.records[id]; r != nil && c.of(r.UID, r.hash()) {
 		m.recall(r, c)
 	}
 }
@@ -75,15 +75,15 @@ func sameAddrs(a, b []netip.Addr) bool {
 
 // recall gives a pod's record another claim, or none, unless the API has spoken since.
 func (m *podMirror) recall(r *podRecord, c *claim) {
-	id := podID{r.Namespace, r.Name}
-	if c != nil && !c.holds(r.said) {
+	id, said := podID{r.Namespace, r.Name}, r.said()
+	if c != nil && !c.holds(said) {
 		m.overrule(id, c)
 		c = nil
 	}
 	next := *r
-	next.claim, next.Addrs = c, r.said
+	next.claim, next.Addrs, next.rare = c, said, newPodRare(said, r.trouble(), r.hash(), c)
 	if c != nil {
-		next.Addrs = c.addrs(r.said)
+		next.Addrs = c.addrs(said)
 	}
 	for _, addr := range r.Addrs {
 		m.give(addr, r)

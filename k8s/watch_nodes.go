@@ -97,7 +97,7 @@ func (m *mirror) flushNodes(c *policy.Changes) {
 			m.concerned |= dependsServices
 		}
 	}
-	clear(m.pods.moved)
+	renew(&m.pods.moved)
 	if !m.nodes.dirty {
 		return
 	}

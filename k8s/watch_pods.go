@@ -4,6 +4,8 @@ package k8s
 
 import (
 	"fmt"
+	"hash/maphash"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -85,19 +87,68 @@ type podRecord struct {
 	policy.Pod // Labels are those of set; Addrs those that the pod claims, by the API's word or else by its plugin's
 	created    int64
 	set        *labelSet
-	trouble    string
-	said       []netip.Addr // by the API
-	claim      *claim       // nil: the API's word holds
-	hash       string       // what the kubelet calls a static pod
-	listed     bool         // policy knows of it, since the last flush
+	claim      *claim   // nil: the API's word holds
+	rare       *podRare // nil: nothing of it
+	listed     bool     // policy knows of it, since the last flush
+}
+
+// podRare is what few pods have.
+type podRare struct {
+	said    []netip.Addr // by the API, if that is not what Addrs says
+	trouble string       // with what it says
+	hash    string       // what the kubelet calls a static pod
+}
+
+// said are the addresses that the API says.
+func (r *podRecord) said() []netip.Addr {
+	if r.claim == nil || r.rare == nil {
+		return r.Addrs
+	}
+	return r.rare.said
+}
+
+func (r *podRecord) trouble() string {
+	if r.rare == nil {
+		return ""
+	}
+	return r.rare.trouble
+}
+
+func (r *podRecord) hash() string {
+	if r.rare == nil {
+		return ""
+	}
+	return r.rare.hash
+}
+
+func newPodRare(said []netip.Addr, trouble, hash string, c *claim) *podRare {
+	if c == nil && trouble == "" && hash == "" {
+		return nil
+	}
+	return &podRare{said, trouble, hash}
 }
 
 // labelSet is the labels of all pods that have the same: pods of a workload are many.
 type labelSet struct {
-	key       string
+	hash      uint64
+	next      *labelSet // of the same hash
 	namespace string
 	labels    map[string]string
+	own       int // how many of them are the pods' own
 	pods      int
+}
+
+// is says whether a pod's labels are those of the set.
+func (s *labelSet) is(p *podObject) bool {
+	if s.namespace != p.Namespace || s.own != len(p.own) || s.labels[labelServiceAccount] != p.account {
+		return false
+	}
+	for k, v := range p.own {
+		if has, ok := s.labels[k]; !ok || has != v {
+			return false
+		}
+	}
+	return true
 }
 
 type podID struct{ namespace, name string }
@@ -105,7 +156,8 @@ type podID struct{ namespace, name string }
 // podMirror is the pods, and who has which address.
 type podMirror struct {
 	records   map[podID]*podRecord
-	sets      map[string]*labelSet
+	sets      map[uint64]*labelSet // by hash
+	seed      maphash.Seed
 	portLists map[string][]policy.NamedPort
 	holders   map[netip.Addr]*podRecord   // the one of those that claim an address who has it
 	contested map[netip.Addr][]*podRecord // where several do
@@ -118,7 +170,7 @@ type podMirror struct {
 }
 
 func newPodMirror() podMirror {
-	return podMirror{records: map[podID]*podRecord{}, sets: map[string]*labelSet{}, portLists: map[string][]policy.NamedPort{},
+	return podMirror{records: map[podID]*podRecord{}, sets: map[uint64]*labelSet{}, seed: maphash.MakeSeed(), portLists: map[string][]policy.NamedPort{},
 		holders: map[netip.Addr]*podRecord{}, contested: map[netip.Addr][]*podRecord{}, claims: map[podID]*claim{}, dirty: map[podID]bool{}, gone: map[podID]bool{}, moved: map[netip.Addr]bool{},
 		statuses: map[podID][]Status{}, labelsOf: map[string]map[string]string{}}
 }
@@ -143,7 +195,7 @@ func (m *podMirror) put(p *podObject) bool {
 		m.overrule(id, c)
 		c = nil
 	}
-	r := &podRecord{Pod: p.Pod, created: p.created, trouble: p.misaddressed, claim: c, said: p.Addrs, hash: p.hash}
+	r := &podRecord{Pod: p.Pod, created: p.created, claim: c, rare: newPodRare(p.Addrs, p.misaddressed, p.hash, c)}
 	if c != nil {
 		r.Addrs = c.addrs(p.Addrs)
 	}
@@ -151,10 +203,10 @@ func (m *podMirror) put(p *podObject) bool {
 	r.set = m.labelSet(p)
 	r.Labels = r.set.labels
 	if old != nil {
-		if old.set == r.set && old.UID == r.UID && old.Node == r.Node && old.created == r.created && old.trouble == r.trouble && old.claim == r.claim &&
+		if old.set == r.set && old.UID == r.UID && old.Node == r.Node && old.created == r.created && old.trouble() == r.trouble() && old.claim == r.claim &&
 			slices.Equal(old.Addrs, r.Addrs) && slices.Equal(old.Ports, r.Ports) {
 			m.release(r.set)
-			old.said, old.hash = r.said, r.hash
+			old.rare = r.rare
 			return false
 		}
 		m.drop(old)
@@ -173,7 +225,7 @@ func (m *podMirror) put(p *podObject) bool {
 func (m *podMirror) remove(id podID) bool {
 	if c := m.claims[id]; c != nil {
 		r := m.records[id]
-		if r != nil && c.of(r.UID, r.hash) {
+		if r != nil && c.of(r.UID, r.hash()) {
 			delete(m.claims, id)
 			c.end(fmt.Errorf("pod %s/%s: %w", id.namespace, id.name, ErrPodGone))
 		}
@@ -261,28 +313,40 @@ func comparePodAge(a, b *podRecord) int {
 
 // labelSet is the set that a pod's labels are, which counts it from now on.
 func (m *podMirror) labelSet(p *podObject) *labelSet {
-	var key strings.Builder
-	key.WriteString(p.Namespace)
-	key.WriteByte(0)
-	key.WriteString(p.account)
-	for _, k := range keysOf(p.own) {
-		key.WriteByte(0)
-		key.WriteString(k)
-		key.WriteByte(0)
-		key.WriteString(p.own[k])
+	hash := maphash.String(m.seed, p.Namespace) ^ maphash.String(m.seed, p.account)*3
+	for k, v := range p.own { // in any order
+		hash += maphash.String(m.seed, k) * (maphash.String(m.seed, v) | 1)
 	}
-	set := m.sets[key.String()]
+	set := m.sets[hash]
+	for set != nil && !set.is(p) {
+		set = set.next
+	}
 	if set == nil {
-		set = &labelSet{key: key.String(), namespace: p.Namespace, labels: allLabels(p.own, p.account, p.Namespace, m.labelsOf[p.Namespace])}
-		m.sets[set.key] = set
+		set = &labelSet{hash: hash, next: m.sets[hash], namespace: p.Namespace, own: len(p.own),
+			labels: allLabels(p.own, p.account, p.Namespace, m.labelsOf[p.Namespace])}
+		m.sets[hash] = set
 	}
 	set.pods++
 	return set
 }
 
 func (m *podMirror) release(set *labelSet) {
-	if set.pods--; set.pods == 0 {
-		delete(m.sets, set.key)
+	if set.pods--; set.pods > 0 {
+		return
+	}
+	first := m.sets[set.hash]
+	if first == set {
+		first = set.next
+	} else {
+		for before := first; before != nil; before = before.next {
+			if before.next == set {
+				before.next = set.next
+				break
+			}
+		}
+	}
+	if m.sets[set.hash] = first; first == nil {
+		delete(m.sets, set.hash)
 	}
 }
 
@@ -313,7 +377,7 @@ func (m *podMirror) relabel(namespace string, labels map[string]string) {
 		m.labelsOf[namespace] = labels
 	}
 	fresh := map[*labelSet]bool{}
-	for _, set := range m.sets {
+	for set := range m.allSets() {
 		if set.namespace != namespace {
 			continue
 		}
@@ -333,6 +397,18 @@ func (m *podMirror) relabel(namespace string, labels map[string]string) {
 		if fresh[r.set] {
 			r.Labels = r.set.labels
 			m.dirty[id] = true
+		}
+	}
+}
+
+func (m *podMirror) allSets() iter.Seq[*labelSet] {
+	return func(yield func(*labelSet) bool) {
+		for _, set := range m.sets {
+			for ; set != nil; set = set.next {
+				if !yield(set) {
+					return
+				}
+			}
 		}
 	}
 }
@@ -376,21 +452,30 @@ func (m *mirror) flushPods(c *policy.Changes) {
 			}
 		}
 	}
-	clear(m.pods.dirty)
-	clear(m.pods.gone)
+	renew(&m.pods.dirty)
+	renew(&m.pods.gone)
 	slices.SortFunc(c.Pods, func(a, b policy.Pod) int { return comparePods(&a, &b) })
 	slices.Sort(c.GonePods)
 }
 
+// renew empties a map, and forgets its memory if that is much.
+func renew[K comparable, V any](m *map[K]V) {
+	const much = 1024
+	if len(*m) > much {
+		*m = map[K]V{}
+	}
+	clear(*m)
+}
+
 // podStatuses tells why a pod, or one of its addresses, is not guarded.
 func (m *mirror) podStatuses(r *podRecord) []Status {
-	if r == nil || len(r.Addrs) == 0 && r.trouble == "" {
+	if r == nil || len(r.Addrs) == 0 && r.trouble() == "" {
 		return nil
 	}
 	object := "Pod " + r.Namespace + "/" + r.Name
 	var out []Status
-	if r.trouble != "" {
-		out = append(out, Status{object, "status.podIPs", ReasonInvalid, r.trouble})
+	if trouble := r.trouble(); trouble != "" {
+		out = append(out, Status{object, "status.podIPs", ReasonInvalid, trouble})
 	}
 	if r.Node == "" || !m.placed(r) {
 		return append(out, Status{object, "spec.nodeName", ReasonUnresolved,

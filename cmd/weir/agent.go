@@ -99,6 +99,7 @@ type kernel struct {
 
 // serveAgent runs the agent until ctx ends; then, and after an error, all that is enforced stays enforced.
 func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
+	frugal()
 	lock, err := loader.LockPins(cfg.pinPath)
 	if err != nil {
 		return err
@@ -283,6 +284,9 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 }
 
 func (a *agent) upkeep() {
+	if a.status.everReady() {
+		bound()
+	}
 	if err := a.kernel.tables.Tick(time.Now()); err != nil {
 		a.log.Error("upkeep", "error", err)
 	}

@@ -74,6 +74,9 @@ func (a *agent) work(ctx context.Context, news news, look bool) (again bool, err
 		a.fail("attach", err)
 		return true, a.fatal(err)
 	}
+	if !a.status.everReady() {
+		time.AfterFunc(settleMemory, steady)
+	}
 	a.status.settled(missing)
 	return len(missing) > 0, nil
 }
