@@ -60,13 +60,13 @@ func (f *nodeFacts) bad(path, format string, args ...any) {
 // addAddr adds an address once, whoever says it first.
 func addAddr(to *[]fact[netip.Addr], addr netip.Addr, path string) {
 	if !slices.ContainsFunc(*to, func(f fact[netip.Addr]) bool { return f.value == addr }) {
-		*to = append(*to, fact[netip.Addr]{addr, path, rankOf(path)})
+		*to = append(*to, fact[netip.Addr]{addr, intern(path), rankOf(path)})
 	}
 }
 
 func addPrefix(to *[]fact[netip.Prefix], prefix netip.Prefix, path string) {
 	if !slices.ContainsFunc(*to, func(f fact[netip.Prefix]) bool { return f.value == prefix }) {
-		*to = append(*to, fact[netip.Prefix]{prefix, path, rankOf(path)})
+		*to = append(*to, fact[netip.Prefix]{prefix, intern(path), rankOf(path)})
 	}
 }
 

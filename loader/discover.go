@@ -168,8 +168,22 @@ func (n *Network) physical(index int, seen map[int]Device, depth int) error {
 			return fmt.Errorf("find what is below %s: the bond has no members", l.Attrs().Name)
 		}
 		return nil
-	case "bridge":
-		return fmt.Errorf("find the NIC below %s: it is a bridge; name its uplink as underlay", l.Attrs().Name)
+	case "bridge": // its uplinks are what is no pod's or virtual machine's
+		found := false
+		for _, m := range n.links {
+			switch kind := m.Type(); {
+			case m.Attrs().MasterIndex != index:
+			case kind == "device", kind == "vlan", kind == "bond", kind == "team":
+				found = true
+				if err := n.physical(m.Attrs().Index, seen, depth+1); err != nil {
+					return err
+				}
+			}
+		}
+		if found {
+			return nil
+		}
+		return fmt.Errorf("find the NIC below %s: it is a bridge without a NIC; name its uplink as underlay", l.Attrs().Name)
 	}
 	seen[index] = device(l)
 	return nil

@@ -125,7 +125,7 @@ func TestUnderlayIsThePhysicalInterface(t *testing.T) {
 		"by the tunnel's local address":          {tunnel: &Tunnel{Local: netip.MustParseAddr("198.51.100.1")}, want: "eth2"},
 		"by name":                                {names: []string{"eth2", "bond0"}, node: node, want: "eth0,eth1,eth2"},
 		"a name that nothing has":                {names: []string{"eth9"}, err: "eth9: no such interface"},
-		"a bridge":                               {names: []string{"br0"}, err: "br0: it is a bridge"},
+		"a bridge":                               {names: []string{"br0"}, err: "br0: it is a bridge without a NIC"},
 		"an address that nothing has":            {node: netip.MustParseAddr("203.0.113.1"), err: ErrNoUnderlay.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {

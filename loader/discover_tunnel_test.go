@@ -102,6 +102,12 @@ func TestUnderlayFollowsBondsAndVLANs(t *testing.T) {
 	expect("the VLAN moved to another NIC", "eth2", true)
 	n.addrs[0].link = 3
 	expect("the address moved out of the VLAN", "eth1", false)
+	// A NIC in a bridge, beside a virtual machine's and a pod's end; the bridge has the address.
+	links[7] = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: 7, Name: "br0"}}
+	links[8] = &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: 8, Name: "vnet0", MasterIndex: 7}}
+	links[9] = &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: 9, Name: "veth0", MasterIndex: 7}}
+	links[3].Attrs().MasterIndex, n.addrs[0].link = 7, 7
+	expect("the NIC went into a bridge", "eth1", false)
 	links[3].Attrs().MasterIndex, links[5].Attrs().ParentIndex, n.addrs[0].link = 0, 4, 5
 	if _, err := n.Underlay(nil, nil, []netip.Addr{node}); err == nil || !strings.Contains(err.Error(), "bond0: the bond has no members") {
 		t.Errorf("an empty bond: got %v", err)
