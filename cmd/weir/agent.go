@@ -82,6 +82,7 @@ type agent struct {
 	status  *status
 	guard   *podGuard
 
+	memory  memory
 	network *loader.Network // as it was looked at last
 	devices devices
 	applied applied
@@ -99,7 +100,7 @@ type kernel struct {
 
 // serveAgent runs the agent until ctx ends; then, and after an error, all that is enforced stays enforced.
 func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
-	frugal()
+	memory := frugal()
 	lock, err := loader.LockPins(cfg.pinPath)
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
 		return err
 	}
 	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now()),
-		guard: newPodGuard(from.claims, newClaimStore(cfg.cni.socket), log)}
+		guard: newPodGuard(from.claims, newClaimStore(cfg.cni.socket), log), memory: memory}
 	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
 	if a.api != nil {
 		p, err := newPublisher(a)
@@ -285,7 +286,7 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 
 func (a *agent) upkeep() {
 	if a.status.everReady() {
-		bound()
+		a.memory.bound()
 	}
 	if err := a.kernel.tables.Tick(time.Now()); err != nil {
 		a.log.Error("upkeep", "error", err)

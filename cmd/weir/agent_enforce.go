@@ -75,7 +75,7 @@ func (a *agent) work(ctx context.Context, news news, look bool) (again bool, err
 		return true, a.fatal(err)
 	}
 	if !a.status.everReady() {
-		time.AfterFunc(settleMemory, steady)
+		time.AfterFunc(settleMemory, a.memory.steady)
 	}
 	a.status.settled(missing)
 	return len(missing) > 0, nil

@@ -21,31 +21,37 @@ const (
 	settleMemory  = 2 * time.Second // until nobody works at the first state any more
 )
 
-// frugal sets how the heap may grow until steady is called. Whoever sets GOGC or GOMEMLIMIT knows better.
-func frugal() {
-	if !told() {
-		debug.SetGCPercent(syncPercent)
-	}
+// memory is how much of it the agent may hold.
+type memory struct {
+	limit int64 // by GOMEMLIMIT
+	fixed bool  // GOGC is set: whoever sets it knows better
 }
 
-func told() bool { return os.Getenv("GOGC")+os.Getenv("GOMEMLIMIT") != "" }
+// frugal sets how the heap may grow until steady is called.
+func frugal() memory {
+	m := memory{limit: debug.SetMemoryLimit(-1), fixed: os.Getenv("GOGC") != ""}
+	if !m.fixed {
+		debug.SetGCPercent(syncPercent)
+	}
+	return m
+}
 
 // steady gives back what the first state took to read, and sets how the heap may grow from now on.
-func steady() {
-	if !told() {
+func (m memory) steady() {
+	if !m.fixed {
 		debug.SetGCPercent(steadyPercent)
 	}
 	debug.FreeOSMemory()
-	bound()
+	m.bound()
 }
 
 // bound adapts the bound to what is in use. The runtime breaks it rather than to collect all the time.
-func bound() {
-	if told() {
+func (m memory) bound() {
+	if m.fixed {
 		return
 	}
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)
 	use := int64(live[0].Value.Uint64())
-	debug.SetMemoryLimit(use + use/3 + memorySlack)
+	debug.SetMemoryLimit(min(m.limit, use+use/3+memorySlack))
 }
