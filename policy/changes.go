@@ -57,6 +57,13 @@ func (d *news) few() bool {
 	return max(len(d.pods), len(d.gonePods), len(d.nodes), len(d.goneNodes), len(d.services), len(d.goneServices)) <= maxDelta
 }
 
+// ownPorts copies the Services' lists of ports: the planner knows ports by where they are.
+func (d *news) ownPorts() {
+	for _, s := range d.services {
+		s.Ports = slices.Clone(s.Ports)
+	}
+}
+
 // told is what a watcher says.
 func (r *resident) told(c *Changes) *news {
 	d := &news{}
@@ -72,6 +79,7 @@ func (r *resident) told(c *Changes) *news {
 	d.gonePods = without(d.gonePods, d.pods, (*Pod).id)
 	d.nodes, d.goneNodes = listed(r.resolver.nodes, c.Nodes, c.NodesChanged, c.GoneNodes, func(n *Node) string { return n.Name }, equalNode)
 	d.services, d.goneServices = listed(r.services.services, c.Services, c.ServicesChanged, c.GoneServices, (*Service).Key, equalService)
+	d.ownPorts()
 	return d
 }
 
@@ -184,6 +192,7 @@ func (r *resident) newsOf(m *Model) (*news, bool) {
 	if d.services, d.goneServices, once = between(r.services.services, m.Services, (*Service).Key, equalService); !once {
 		return nil, false
 	}
+	d.ownPorts()
 	return d, d.few()
 }
 

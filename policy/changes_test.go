@@ -129,7 +129,11 @@ func mutateServices(r *rand.Rand, m *Model) *Model {
 	i := r.IntN(5)
 	c.Services = slices.DeleteFunc(slices.Clone(m.Services), func(s Service) bool { return s.Name == fmt.Sprintf("s%d", i) })
 	if r.IntN(3) > 0 {
-		c.Services = append(c.Services, randomService(r, m, i))
+		s := randomService(r, m, i)
+		if len(m.Services) > 0 && r.IntN(3) == 0 {
+			s.Ports = pick(r, m.Services).Ports // in the same memory
+		}
+		c.Services = append(c.Services, s)
 	}
 	return &c
 }
@@ -170,60 +174,6 @@ func mutateNodes(r *rand.Rand, m *Model) *Model {
 
 // body is an image without its header and its keys, which also tell of addresses that have come since.
 func body(img *Image) []byte { return img.bytes[imageHeaderSize:img.u32(offKeys)] }
-
-// standing is the tables as plans leave them, changed by nothing but what deltas say.
-type standing struct {
-	addresses map[netip.Prefix]Address
-	endpoints map[uint16]Endpoint
-	nodes     map[uint16]NodeEntry
-	services  map[ServiceAddress]ServiceEntry
-}
-
-func (k *standing) whole(c *Compiled) {
-	*k = standing{entries(c), map[uint16]Endpoint{}, map[uint16]NodeEntry{}, map[ServiceAddress]ServiceEntry{}}
-	for _, e := range c.Endpoints {
-		k.endpoints[e.Slot] = e
-	}
-	for _, n := range c.Nodes {
-		k.nodes[n.Slot] = n
-	}
-	for _, s := range c.Services {
-		k.services[s.At()] = s
-	}
-}
-
-func (k *standing) change(t *testing.T, d *Delta) {
-	for _, a := range d.Set {
-		if k.addresses[a.Prefix] == a {
-			t.Fatalf("%s is set to what it is", a.Prefix)
-		}
-		k.addresses[a.Prefix] = a
-	}
-	for _, prefix := range d.Gone {
-		if _, there := k.addresses[prefix]; !there {
-			t.Fatalf("%s goes, and is not there", prefix)
-		}
-		delete(k.addresses, prefix)
-	}
-	for _, slot := range d.GoneSlots {
-		delete(k.endpoints, slot)
-	}
-	for _, e := range d.Endpoints {
-		k.endpoints[e.Slot] = e
-	}
-	for _, slot := range d.GoneNodes {
-		delete(k.nodes, slot)
-	}
-	for _, n := range d.Nodes {
-		k.nodes[n.Slot] = n
-	}
-	for _, at := range d.GoneServices {
-		delete(k.services, at)
-	}
-	for _, s := range d.Services {
-		k.services[s.At()] = s
-	}
-}
 
 // After whatever sequence of whole models and of changes, the tables are those that Compile makes of the model and the
 // numbers, byte for byte, and a delta applied to the tables before gives them, too.
@@ -333,42 +283,6 @@ func TestChangesComeToWhatCompileMakes(t *testing.T) {
 	}
 	t.Logf("%d deltas, of them %d with other policies, %d with new identities, %d with nodes, %d with Services; %d plans of the whole",
 		deltas, edits, interims, nodes, services, wholes)
-}
-
-// checkState holds what the planner keeps beside the tables against them.
-func checkState(t *testing.T, p *Planner) {
-	t.Helper()
-	s := p.live
-	uses := make([]int32, len(s.uses))
-	s.addresses.each(func(e *located) {
-		uses[e.Identity]++
-		if d := s.numbers.identities.get(e.Identity); d == nil {
-			t.Fatalf("%s has identity %d, which means nothing", e.Prefix, e.Identity)
-		}
-	})
-	if !slices.Equal(uses, s.uses) {
-		t.Fatalf("identities are used %v times, counted as %v", uses, s.uses)
-	}
-	if names := identityNames(s.numbers.identities); !maps.Equal(names, s.identities) {
-		t.Fatalf("identities are %v, known as %v", names, s.identities)
-	}
-	var services []Service
-	for _, service := range s.resident.services.services {
-		services = append(services, *service)
-	}
-	x := newServiceIndex(services)
-	if len(x.claims) != len(s.resident.services.claims) || len(x.nodePorts) != len(s.resident.services.nodePorts) ||
-		!maps.Equal(x.backends, s.resident.services.backends) {
-		t.Fatalf("the index of Services is %+v, want %+v", s.resident.services, x)
-	}
-	departed := 0
-	s.numbers.tenancies.each(func(e *tenancyKey) { departed += min(1, int(e.Left)) })
-	if departed != s.resident.departed {
-		t.Fatalf("%d tenancies without a pod, counted as %d", departed, s.resident.departed)
-	}
-	if len(s.resident.slots) != len(s.numbers.endpoints) {
-		t.Fatalf("%d slots of %d pods", len(s.resident.slots), len(s.numbers.endpoints))
-	}
 }
 
 func TestChangesNeedAModel(t *testing.T) {

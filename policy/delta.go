@@ -225,14 +225,12 @@ func (c *change) plan() (*Plan, error) {
 	s := c.live
 	plan := &Plan{Delta: &Delta{After: s.step}, Step: &Step{}, Final: &Compiled{Image: s.image}}
 	for prefix, o := range c.now {
-		if o != nil {
+		if o != nil && o.pod != nil || !prefix.IsSingleIP() {
 			continue
 		}
-		if t, ok := s.numbers.tenancy(prefix.Addr()); ok && prefix.IsSingleIP() {
-			if _, taken := c.tenancy[prefix.Addr()]; !taken {
-				t.Left = cmp.Or(t.Left, c.generation+1)
-				c.tenancy[prefix.Addr()] = t
-			}
+		if t, ok := s.numbers.tenancy(prefix.Addr()); ok { // no pod has it any more
+			t.Left = cmp.Or(t.Left, c.generation+1)
+			c.tenancy[prefix.Addr()] = t
 		}
 	}
 	if c.fresh || c.edits {
@@ -272,7 +270,10 @@ func (c *change) plan() (*Plan, error) {
 
 // address is the entry of an owner.
 func (c *change) address(o *owner) Address {
-	a := Address{Prefix: o.prefix, Identity: c.identity(o), Kind: o.kind, Flags: o.flags, Tenancy: c.tenancy[o.prefix.Addr()].Count}
+	a := Address{Prefix: o.prefix, Identity: c.identity(o), Kind: o.kind, Flags: o.flags}
+	if o.pod != nil {
+		a.Tenancy = c.tenancy[o.prefix.Addr()].Count
+	}
 	switch {
 	case o.kind == AddressLocalPod:
 		a.Slot = c.slots[o.pod.podName()]

@@ -66,11 +66,11 @@ func (c *change) serviceEntries(d *Delta) {
 		}
 	}
 	for _, at := range slices.SortedFunc(maps.Keys(own), ServiceAddress.compare) {
-		ports := slices.Concat(x.claims[at], claims[at])
+		ports, more := slices.Clone(x.claims[at]), claims[at]
 		if np := (nodePort{at.Protocol, at.Port}); c.servesPorts(at.Addr) {
-			ports = slices.Concat(ports, x.nodePorts[np], nodePorts[np])
+			ports, more = append(ports, x.nodePorts[np]...), slices.Concat(more, nodePorts[np])
 		}
-		if ports = slices.DeleteFunc(ports, func(p *ServicePort) bool { return was[p] }); len(ports) > 0 {
+		if ports = append(slices.DeleteFunc(ports, func(p *ServicePort) bool { return was[p] }), more...); len(ports) > 0 {
 			d.Services = append(d.Services, newServiceEntry(at, ports, c.cover))
 		} else {
 			d.GoneServices = append(d.GoneServices, at)

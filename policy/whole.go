@@ -147,6 +147,9 @@ func (s *state) undefined(defs definitions) map[uint32]bool {
 func (m *Model) snapshot() *Model {
 	c := *m
 	c.Nodes, c.Pods, c.Services = slices.Clone(m.Nodes), slices.Clone(m.Pods), slices.Clone(m.Services)
+	for i := range c.Services {
+		c.Services[i].Ports = slices.Clone(c.Services[i].Ports)
+	}
 	return &c
 }
 
