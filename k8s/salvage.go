@@ -120,7 +120,7 @@ func (s *salvager) metadata(mended, tree map[string]any) {
 	mended["metadata"] = kept
 }
 
-var ruleOf = regexp.MustCompile(`^(ingress|ingressDeny|egress|egressDeny)(\[(\d+)\])?`)
+var ruleOf = regexp.MustCompile(`^(ingressDeny|ingress|egressDeny|egress)(\[(\d+)\])?`)
 
 // spec mends what is at path.
 func (s *salvager) spec(value any, path string) map[string]any {

@@ -100,6 +100,7 @@ func (w *Watcher) Run(ctx context.Context, apply func(Update) error) error {
 		}
 		w.answered(claims, err)
 		if err != nil {
+			sleep(ctx, min(wait, retryNews)) // a busy cluster must not make it try all the time
 			retry.Reset(wait)
 			wait = min(2*wait, retryLast)
 			continue
@@ -112,6 +113,7 @@ func (w *Watcher) Run(ctx context.Context, apply func(Update) error) error {
 const (
 	retryFirst = 200 * time.Millisecond // until what failed is tried again
 	retryLast  = 10 * time.Second
+	retryNews  = time.Second           // or until news may mend it, at most
 	restFrom   = 10 * time.Millisecond // an Update that takes longer is followed by a rest
 	restLast   = 25 * time.Millisecond
 )
@@ -119,12 +121,15 @@ const (
 // pause keeps a busy cluster from taking all of a CPU: while costly Updates follow each other, a third of the time is rest,
 // in which more changes come together.
 func pause(ctx context.Context, took time.Duration) {
-	if took < restFrom {
-		return
+	if took >= restFrom {
+		sleep(ctx, min(took/2, restLast))
 	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(min(took/2, restLast)):
+	case <-time.After(d):
 	}
 }
 
@@ -132,7 +137,7 @@ func pause(ctx context.Context, took time.Duration) {
 func (w *Watcher) next() (update Update, held []*claim, due bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.unsynced > 0 || w.told {
+	if w.unsynced > 0 && !w.started || w.told { // a kind that somebody defines later keeps nothing from being enforced
 		return Update{}, nil, false
 	}
 	if !w.mirror.ready() {
@@ -244,7 +249,7 @@ func (w *Watcher) holdup(p PodClaim) string {
 	defer w.mu.Unlock()
 	r := w.mirror.pods.records[podID{p.Namespace, p.Name}]
 	switch {
-	case w.unsynced > 0:
+	case w.unsynced > 0 && !w.started:
 		return ErrUnsynced.Error()
 	case w.err != nil:
 		return w.err.Error()

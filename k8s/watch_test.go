@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/weirnet/weir/internal/fakeapi"
 	"github.com/weirnet/weir/policy"
@@ -168,11 +167,8 @@ func testPolicy(name string) *networkingv1.NetworkPolicy {
 
 func testCNP(t *testing.T, name, spec string) *unstructured.Unstructured {
 	t.Helper()
-	u := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := yaml.Unmarshal([]byte("apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {namespace: default, name: "+name+", managedFields: [{manager: x}]}\nspec: "+spec), &u.Object); err != nil {
-		t.Fatal(err)
-	}
-	return u
+	return &unstructured.Unstructured{Object: treeOf(t,
+		"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {namespace: default, name: "+name+", managedFields: [{manager: x}]}\nspec: "+spec)}
 }
 
 func definition(name string) *metav1.PartialObjectMetadata {
@@ -250,6 +246,21 @@ func TestWatcherWaitsForDefinitions(t *testing.T) {
 	s.policies("CiliumNetworkPolicy default/b", "CiliumNetworkPolicy default/c", "NetworkPolicy default/a")
 }
 
+// A kind that is defined while others are followed, and cannot be read, keeps nothing from being enforced.
+func TestWatcherGoesOnWithoutALateKind(t *testing.T) {
+	s := newScene(t, "")
+	s.api.Put(npPath, testPolicy("a"))
+	s.run()
+	s.policies("NetworkPolicy default/a")
+	s.api.Put(crdPath, definition("ciliumnetworkpolicies.cilium.io")) // and never served
+	s.eventually("the kind to be missed", func() bool { return len(s.watcher.State().Stale) == 1 })
+	s.api.Put(npPath, testPolicy("b"))
+	s.policies("NetworkPolicy default/a", "NetworkPolicy default/b")
+	if state := s.watcher.State(); !state.Applied {
+		t.Errorf("state %+v", state)
+	}
+}
+
 // One object that is wrong concerns its own subjects.
 func TestWatcherOneWrongObject(t *testing.T) {
 	s := newScene(t, "")
@@ -274,7 +285,9 @@ func TestWatcherOneWrongObject(t *testing.T) {
 // An API server that fails, forgets, or comes back with less than before, changes what is enforced only by what it says
 // when it is there.
 func TestWatcherOutage(t *testing.T) {
-	for name, mode := range map[string]struct{ noStreams, forget bool }{"streamed": {}, "listed": {noStreams: true}, "forgotten": {forget: true}} {
+	for name, mode := range map[string]struct{ noStreams, forget, rewind bool }{
+		"streamed": {}, "listed": {noStreams: true}, "forgotten": {forget: true}, "from a backup": {rewind: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, "")
 			if mode.noStreams {
@@ -302,9 +315,12 @@ func TestWatcherOutage(t *testing.T) {
 			if mode.forget {
 				s.api.Forget()
 			}
+			if mode.rewind {
+				s.api.Rewind(900)
+			}
 			s.listen(addr)
 			s.podAt("default/other", "10.1.1.5")
-			if mode.forget || mode.noStreams { // else the log does not say that it is gone, as no real one would
+			if mode.forget || mode.noStreams || mode.rewind { // else the log does not say that it is gone, as no real one would
 				s.podAt("default/db", "")
 			}
 			s.eventually("no complaint", func() bool { return len(s.watcher.State().Stale) == 0 })
