@@ -13,6 +13,7 @@ type memo struct {
 
 	policies []Policy
 	meanings []*meaning // by policy, for these populations
+	asked    int        // sets that policies meant when the populations were last looked over
 
 	given []Policy // the policies of the last model, in a list of our own
 	place []int32  // where each stands when they are sorted; nil: not known
@@ -27,7 +28,7 @@ type meaning struct {
 // peerSet is the identities that a peer matches; nil: all, and every other address.
 type peerSet = *idSet
 
-// manySets is how many more sets a population may remember than policies asked for when it was last looked over.
+// manySets is how many more sets populations may remember than twice those that policies meant when they were last looked over.
 const manySets = 4096
 
 // populations returns those of the definitions. Those that are the same memory as before are not looked at.
@@ -40,7 +41,7 @@ func (m *memo) populations(defs definitions) (all, locals *population) {
 			}
 		}
 	}
-	if m.all == nil || changed > many || len(m.all.sets)+len(m.locals.sets) > 2*m.asked()+manySets {
+	if m.all == nil || changed > many {
 		m.all, m.locals = newPopulation(defs, nil), newPopulation(defs, func(d *Definition) bool { return d.Local && d.Pod() })
 		m.policies, m.meanings = nil, nil
 	} else if changed > 0 {
@@ -52,19 +53,26 @@ func (m *memo) populations(defs definitions) (all, locals *population) {
 		}
 	}
 	m.defs = defs
+	if sets := len(m.all.sets) + len(m.locals.sets); sets > 2*m.asked+manySets {
+		m.forget()
+	}
 	return m.all, m.locals
 }
 
-// asked counts the sets that the last policies mean, each as often as they do.
-func (m *memo) asked() int {
-	n := 0
+// forget drops the sets that the last policies do not mean.
+func (m *memo) forget() {
+	meant := map[*idSet]bool{}
 	for _, meaning := range m.meanings {
-		n++
+		meant[meaning.subjects] = true
 		for _, peers := range meaning.peers {
-			n += len(peers)
+			for _, s := range peers {
+				meant[s] = true
+			}
 		}
 	}
-	return n
+	m.all.keepSets(meant)
+	m.locals.keepSets(meant)
+	m.asked = len(meant)
 }
 
 // sameList says whether two lists are the same memory.

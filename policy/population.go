@@ -5,6 +5,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -241,6 +242,26 @@ func (p *population) need(s *idSet) []int32 {
 		}
 	}
 	return candidates
+}
+
+// keepSets forgets all other sets.
+func (p *population) keepSets(kept map[*idSet]bool) {
+	maps.DeleteFunc(p.sets, func(_ string, s *idSet) bool { return !kept[s] })
+	other := func(s *idSet) bool { return !kept[s] }
+	p.needNone = slices.DeleteFunc(p.needNone, other)
+	keepLists(p.needLabel, other)
+	keepLists(p.needKey, other)
+	keepLists(p.needPrefix, other)
+}
+
+func keepLists[K comparable](lists map[K][]*idSet, other func(*idSet) bool) {
+	for k, list := range lists {
+		if list = slices.DeleteFunc(list, other); len(list) > 0 {
+			lists[k] = list
+		} else {
+			delete(lists, k)
+		}
+	}
 }
 
 func distinct(values []string) []string {

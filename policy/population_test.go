@@ -77,6 +77,13 @@ func TestPopulationFollowsChanges(t *testing.T) {
 			}
 			defs = slices.Clone(defs).set(n, d).trimmed()
 			p.replace(n, d)
+			if r.IntN(20) == 0 {
+				kept := map[*idSet]bool{}
+				for _, s := range p.sets {
+					kept[s] = r.IntN(2) == 0
+				}
+				p.keepSets(kept)
+			}
 		}
 		want := newPopulation(defs, keep)
 		for i := range asked {
