@@ -328,6 +328,30 @@ func TestWatcherOutage(t *testing.T) {
 	}
 }
 
+// What comes while an Update is being enforced goes together into the next one.
+func TestWatcherMakesBatches(t *testing.T) {
+	s := newScene(t, "")
+	s.run()
+	s.eventually("a first Update", func() bool { return len(s.updates) == 1 })
+	s.mu.Lock() // apply waits for it
+	s.api.Put(podsPath, testPod("first", "n0", "10.1.0.200", corev1.PodRunning))
+	time.Sleep(50 * time.Millisecond)
+	for i := range 100 {
+		s.api.Put(podsPath, testPod(fmt.Sprintf("p%d", i), "n0", fmt.Sprintf("10.1.0.%d", 10+i), corev1.PodRunning))
+	}
+	time.Sleep(300 * time.Millisecond)
+	s.mu.Unlock()
+	s.eventually("all pods", func() bool { return len(s.shadow.pods) == 101 })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.updates) > 4 {
+		t.Errorf("%d Updates", len(s.updates))
+	}
+	if first := s.updates[1]; len(first.Changes.Pods) != 1 || len(first.Received) != 1 {
+		t.Errorf("the first change did not go at once: %d pods, %d events", len(first.Changes.Pods), len(first.Received))
+	}
+}
+
 // What is refused is handed over again, with what came meanwhile.
 func TestWatcherRefusedUpdate(t *testing.T) {
 	s := newScene(t, "")

@@ -33,8 +33,14 @@ type Metrics struct {
 	attachments     *prometheus.GaugeVec
 }
 
-// New registers everything. The datapath, and whether the present manifests are refused, is asked anew at each scrape.
-func New(datapath Datapath, refused func() bool, version string) *Metrics {
+// Source is how the agent's source of policy does.
+type Source struct {
+	Refused bool // what it says now is not enforced, but what it said before
+	Silent  int  // kinds of objects that the API server does not tell of
+}
+
+// New registers everything. The datapath and the source are asked anew at each scrape.
+func New(datapath Datapath, source func() Source, version string) *Metrics {
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_" + name, Help: help})
 	}
@@ -66,18 +72,21 @@ func New(datapath Datapath, refused func() bool, version string) *Metrics {
 		}, []string{"hook"}),
 	}
 	manifestsError := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "weir_manifests_error", Help: "1 while the present manifests are refused and an earlier set is enforced.",
+		Name: "weir_manifests_error", Help: "1 while the present manifests, or the cluster's present state, are refused and an earlier one is enforced.",
 	}, func() float64 {
-		if refused() {
+		if source().Refused {
 			return 1
 		}
 		return 0
 	})
+	silent := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weir_api_silent_kinds", Help: "Kinds of objects that the API server does not tell of at present; what it told last is enforced.",
+	}, func() float64 { return float64(source().Silent) })
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "weir_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.applies, m.enforced, m.applyFailures, m.lastApply, manifestsError, m.imageBytes, m.imageGeneration,
+	m.registry.MustRegister(m.applies, m.enforced, m.applyFailures, m.lastApply, manifestsError, silent, m.imageBytes, m.imageGeneration,
 		m.identities, m.endpoints, m.unattached, m.nodes, m.unenforceable, m.oversized, m.audited, m.attachments, info, newCollector(datapath))
 	return m
 }

@@ -56,7 +56,7 @@ func TestScrapeIsAsDocumented(t *testing.T) {
 			{Policy: "CiliumNetworkPolicy default/frontend-to-backend", Path: "spec.ingress[0]"}:   {7, 7000},
 			{Policy: "NetworkPolicy default/default-deny", Path: "ingress isolation", Audit: true}: {3, 300},
 		},
-	}, func() bool { return true }, "v0.0.0-test")
+	}, func() Source { return Source{Refused: true, Silent: 2} }, "v0.0.0-test")
 	m.Unenforceable(2)
 	m.Oversized(1)
 	m.Interfaces(1, map[string]int{"pod_rx": 3, "underlay_rx": 1})
@@ -81,7 +81,7 @@ func TestScrapeIsAsDocumented(t *testing.T) {
 }
 
 func TestAnUnreadableDatapathFailsTheScrape(t *testing.T) {
-	m := New(&fakeDatapath{err: errors.New("read counters: permission denied")}, func() bool { return false }, "v0.0.0-test")
+	m := New(&fakeDatapath{err: errors.New("read counters: permission denied")}, func() Source { return Source{} }, "v0.0.0-test")
 	if code, body := scrape(m); code != 500 || !strings.Contains(body, "permission denied") {
 		t.Errorf("status %d: %s", code, body)
 	}

@@ -151,7 +151,10 @@ func (a *agent) serve(ctx context.Context) (err error) {
 	}
 	defer a.kernel.attacher.Close()
 	defer func() { a.kernel.programs.Close() }()
-	a.metrics = metrics.New(datapath{a.kernel.tables}, func() bool { return a.origin.source.State().Err != nil }, version())
+	a.metrics = metrics.New(datapath{a.kernel.tables}, func() metrics.Source {
+		state := a.origin.source.State()
+		return metrics.Source{Refused: state.Err != nil, Silent: len(state.Stale)}
+	}, version())
 	if live := a.restore(); live != nil {
 		log.Info("taking over what is enforced", "generation", live.Generation())
 	}
