@@ -78,6 +78,7 @@ func (p *Planner) small(d *news, policies []Policy, charged map[string]bool) (*P
 	if c.edits && !c.learn() || !c.nodesChange(d) || !c.podsChange(d) || !c.servicesChange(d) {
 		return nil, nil
 	}
+	c.fallBack()
 	if !c.numberIdentities() || !c.numberPods() || !c.numberNodes() {
 		return nil, nil
 	}
@@ -110,15 +111,15 @@ func (c *change) podsChange(d *news) bool {
 	return true
 }
 
-// leave takes a pod's addresses away. Not here is decided what an address becomes that a policy or a node names as well.
+// leave takes a pod's addresses away.
 func (c *change) leave(pod *Pod) bool {
 	if pod == nil {
 		return true
 	}
 	for _, a := range pod.Addrs {
 		p, err := host(a)
-		if err != nil || !c.plain(p) {
-			return false
+		if err != nil || c.live.resident.single[p] > 0 {
+			return false // not here is decided what becomes of a podCIDR
 		}
 		c.now[p] = nil
 	}
@@ -126,12 +127,6 @@ func (c *change) leave(pod *Pod) bool {
 		c.freed[name] = c.live.numbers.endpoints[name]
 	}
 	return true
-}
-
-// plain says whether p is one owner's at most, and named by no policy.
-func (c *change) plain(p netip.Prefix) bool {
-	_, named := c.resolver.named.members[p]
-	return !named && c.live.resident.single[p] == 0
 }
 
 func (c *change) come(pod *Pod) bool {
@@ -156,7 +151,10 @@ func (c *change) come(pod *Pod) bool {
 // take gives an address to an owner; false if it is somebody's.
 func (c *change) take(o owner) bool {
 	there, changes := c.now[o.prefix]
-	if there != nil || !changes && c.live.addresses.find(o.prefix) != nil || !c.plain(o.prefix) {
+	if there != nil || c.live.resident.single[o.prefix] > 0 {
+		return false
+	}
+	if old := c.live.addresses.find(o.prefix); old != nil && !changes && !c.onlyNamed(old) {
 		return false
 	}
 	c.now[o.prefix] = &o

@@ -42,7 +42,7 @@ func (c *change) nodeLeaves(n *Node) bool {
 	slot := c.live.numbers.nodes[n.Name]
 	for _, a := range slices.Concat(n.Underlay, n.Overlay) {
 		p, err := host(a)
-		if err != nil || !c.plain(p) {
+		if err != nil || c.live.resident.single[p] > 0 {
 			return false
 		}
 		if e := c.live.addresses.find(p); e == nil || e.Slot != slot || e.Kind != AddressNode && e.Kind != AddressHost {

@@ -95,3 +95,39 @@ func (c *change) outsideChanges(n NamedPrefix) bool {
 	within(n.Prefix)
 	return only && count <= maxDelta
 }
+
+// onlyNamed says whether an address has an entry only because a policy names it.
+func (c *change) onlyNamed(e *located) bool {
+	_, named := c.resolver.named.members[e.Prefix]
+	return named && e.Prefix.IsSingleIP() && (e.Kind == AddressNone || e.Kind == AddressLocalCIDR || e.Kind == AddressRemoteCIDR)
+}
+
+// fallBack gives addresses that nobody has any more, and that a policy names, to the outside, or to the node whose podCIDR they
+// are in. What policies name keeps its podCIDR in a small change.
+func (c *change) fallBack() {
+	for p, o := range c.now {
+		n, named := c.resolver.named.members[p]
+		if o != nil || !named {
+			continue
+		}
+		cover := c.live.addresses.covering(p.Addr(), p.Bits()-1)
+		if cover.Kind != AddressLocalCIDR && cover.Kind != AddressRemoteCIDR {
+			c.now[p] = &owner{prefix: p, id: c.resolver.identity([]Entity{EntityWorld}, nil, nil, c.resolver.memberships(p, matchesWorld))}
+		} else if n.Pods {
+			c.now[p] = &owner{
+				prefix: p, kind: cover.Kind, flags: cover.Flags, node: c.nodeAt(cover.Slot),
+				id: c.resolver.identity([]Entity{EntityUnmanaged}, nil, nil, c.resolver.memberships(p, matchesPods)),
+			}
+		}
+	}
+}
+
+// nodeAt is the name of the node in a slot.
+func (c *change) nodeAt(slot uint16) string {
+	for name, s := range c.live.numbers.nodes {
+		if s == slot {
+			return name
+		}
+	}
+	return ""
+}
