@@ -66,6 +66,7 @@ lint: ## gofmt, go vet, staticcheck
 	for module in $(MODULES); do $(GO) vet -C $$module ./... || exit 1; done
 	$(GO) vet -tags cluster ./deploy/clustertest
 	$(GO) tool staticcheck ./...
+	staticcheck=$$($(GO) tool -n staticcheck) && for module in $(MODULES); do (cd $$module && $$staticcheck ./...) || exit 1; done
 
 .PHONY: fuzz
 fuzz: ## ten seconds on each fuzz target

@@ -10,7 +10,18 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+	"helm.sh/helm/v4/pkg/chart/v2/lint"
+	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 )
+
+// helm lint finds nothing.
+func TestChartIsLinted(t *testing.T) {
+	for _, m := range lint.RunAll(chartDir, nil, namespace).Messages {
+		if m.Severity > support.InfoSev {
+			t.Error(m)
+		}
+	}
+}
 
 // What the documents tell people to set, the chart takes, and the files that they name are there.
 func TestDocumentsSetValuesThatExist(t *testing.T) {

@@ -24,11 +24,9 @@ func TestFlagsAreThoseOfTheVerbs(t *testing.T) {
 			for _, c := range append(pod.InitContainers, pod.Containers...) {
 				asked[c.Args[0]] = true
 				// Flags are read in order: an unknown one is complained of before help is asked for.
-				args := c.Args
-				if c.Args[0] != "mount-bpffs" {
-					args = append(slices.Clone(c.Args), "--help")
-				} else {
-					args = []string{"mount-bpffs", "--help"}
+				args := append(slices.Clone(c.Args), "--help")
+				if c.Args[0] == "mount-bpffs" { // its argument ends its flags
+					args = []string{c.Args[0], "--help"}
 				}
 				if out, err := exec.CommandContext(t.Context(), weir, args...).CombinedOutput(); err != nil {
 					t.Errorf("%s: container %s: weir %q: %v\n%.300s", name, c.Name, c.Args, err, out)
