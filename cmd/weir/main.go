@@ -106,8 +106,14 @@ func runVersion(_ context.Context, args []string, _ io.Reader, stdout, stderr io
 	return exitFine
 }
 
-// version is what the Go tool recorded when it built this program.
+// release is the version of the image that holds this program: deploy/image has the linker set it.
+var release string
+
+// version is that of the image, or what the Go tool recorded when it built this program.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "unknown"

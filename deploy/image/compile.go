@@ -23,14 +23,14 @@ type file struct {
 }
 
 // compile builds weir's programs for an architecture, static and without paths of this machine, below dir.
-func compile(ctx context.Context, root, dir, arch string, stderr io.Writer) ([]file, error) {
+func compile(ctx context.Context, root, dir, arch, version string, stderr io.Writer) ([]file, error) {
 	var out []file
 	for _, program := range []string{"weir", "weir-cni"} {
 		target, err := filepath.Abs(filepath.Join(dir, program))
 		if err != nil {
 			return nil, fmt.Errorf("compile %s: %w", program, err)
 		}
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", target, "./cmd/"+program)
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w -X main.release="+version, "-o", target, "./cmd/"+program)
 		build.Dir = root
 		// A workspace, or flags from outside, would make it another program.
 		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOWORK=off", "GOAMD64=v1", "GOARM64=v8.0")

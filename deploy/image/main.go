@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer os.RemoveAll(work)
 	var platforms []platform
 	for _, arch := range c.arches {
-		programs, err := compile(ctx, c.root, filepath.Join(work, arch), arch, stderr)
+		programs, err := compile(ctx, c.root, filepath.Join(work, arch), arch, c.labels.version, stderr)
 		if err != nil {
 			return err
 		}
