@@ -136,16 +136,13 @@ func (w *kindWatch) follow(ctx context.Context, k Kind) {
 		w.cfg.Log.Info("conditions are not written into the policies' own status: it is another software's", "kind", k.Name)
 	}
 	informer := metadatainformer.NewFilteredMetadataInformer(w.cfg.Clients.Metadata, k.Resource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
-	if err := informer.SetTransform(stripMetadata); err != nil {
-		w.cfg.Log.Error("watch policies", "kind", k.Name, "error", err)
-	}
-	err := handle(informer, func(m *metav1.PartialObjectMetadata) { w.set(k, m) }, func(namespace, name string) { w.gone(k, namespace, name) })
+	known, err := handle(informer, stripMetadata, func(m *metav1.PartialObjectMetadata) { w.set(k, m) }, func(namespace, name string) { w.gone(k, namespace, name) })
 	if err != nil {
 		w.cfg.Log.Error("watch policies", "kind", k.Name, "error", err)
 		return
 	}
 	go func() {
-		if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+		if cache.WaitForCacheSync(ctx.Done(), known) {
 			w.become(k, kindKnown)
 		}
 	}()

@@ -128,7 +128,7 @@ func (r *record) statusUrgency(o *Outcome, now time.Time) urgency {
 			return nothing
 		}
 		return turn
-	case r.condition.Reason != o.Reason || r.condition.Status != o.Status:
+	case r.condition.Reason != o.Reason || r.condition.Status != o.Status || o.Done() && r.state.Applied < r.state.Nodes:
 		return turn
 	case !o.Done() && o.Status == metav1.ConditionFalse:
 		if now.Sub(r.at) >= max(r.interval, firstInterval) {

@@ -121,18 +121,18 @@ func (o *Operator) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	nodes, err := o.watchNodes()
+	nodes, nodesKnown, err := o.watchNodes()
 	if err != nil {
 		return err
 	}
-	reports, err := o.watchReports()
+	reports, reportsKnown, err := o.watchReports()
 	if err != nil {
 		return err
 	}
 	running.Go(func() { nodes.RunWithContext(ctx) })
 	running.Go(func() { reports.RunWithContext(ctx) })
 	o.kinds.start(ctx, &running)
-	for what, synced := range map[string]cache.InformerSynced{"Nodes": nodes.HasSynced, "WeirNodes": reports.HasSynced, "policies": o.kinds.settled} {
+	for what, synced := range map[string]cache.InformerSynced{"Nodes": nodesKnown, "WeirNodes": reportsKnown, "policies": o.kinds.settled} {
 		o.become(fmt.Errorf("%s are not known yet", what))
 		if !cache.WaitForCacheSync(ctx.Done(), synced) {
 			return nil
@@ -185,27 +185,26 @@ func (o *Operator) restore(ctx context.Context) error {
 }
 
 // watchNodes follows what the cluster says of Nodes.
-func (o *Operator) watchNodes() (cache.SharedIndexInformer, error) {
+func (o *Operator) watchNodes() (cache.SharedIndexInformer, cache.InformerSynced, error) {
 	informer := coreinformers.NewNodeInformer(o.cfg.Clients.Core, 0, nil)
-	err := errors.Join(
-		informer.SetTransform(func(object any) (any, error) {
-			if n, ok := object.(*corev1.Node); ok {
-				n.ManagedFields, n.Annotations, n.Spec = nil, nil, corev1.NodeSpec{}
-				n.Status = corev1.NodeStatus{Conditions: n.Status.Conditions, NodeInfo: corev1.NodeSystemInfo{BootID: n.Status.NodeInfo.BootID}}
-			}
-			return object, nil
-		}),
-		handle(informer, func(n *corev1.Node) { o.setNode(n) }, func(_, name string) {
-			o.mu.Lock()
-			delete(o.joining, name)
-			delete(o.nodes, name)
-			o.mu.Unlock()
-			o.writer.Board(func(b *Board) { b.DeleteNode(name) })
-		}))
-	if err != nil {
-		return nil, fmt.Errorf("watch Nodes: %w", err)
+	strip := func(object any) (any, error) {
+		if n, ok := object.(*corev1.Node); ok {
+			n.ManagedFields, n.Annotations, n.Spec = nil, nil, corev1.NodeSpec{}
+			n.Status = corev1.NodeStatus{Conditions: n.Status.Conditions, NodeInfo: corev1.NodeSystemInfo{BootID: n.Status.NodeInfo.BootID}}
+		}
+		return object, nil
 	}
-	return informer, nil
+	known, err := handle(informer, strip, func(n *corev1.Node) { o.setNode(n) }, func(_, name string) {
+		o.mu.Lock()
+		delete(o.joining, name)
+		delete(o.nodes, name)
+		o.mu.Unlock()
+		o.writer.Board(func(b *Board) { b.DeleteNode(name) })
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch Nodes: %w", err)
+	}
+	return informer, known, nil
 }
 
 // setNode takes over a Node. One that has just become ready is given time to report before it counts.
@@ -254,34 +253,37 @@ func (o *Operator) join(now time.Time) {
 }
 
 // watchReports follows the WeirNodes.
-func (o *Operator) watchReports() (cache.SharedIndexInformer, error) {
+func (o *Operator) watchReports() (cache.SharedIndexInformer, cache.InformerSynced, error) {
 	informer := dynamicinformer.NewFilteredDynamicInformer(o.cfg.Clients.Objects, NodeResource, "", 0, cache.Indexers{}, nil).Informer()
-	err := errors.Join(
-		informer.SetTransform(func(object any) (any, error) { // what is kept is what the board keeps
-			u, ok := object.(*unstructured.Unstructured)
-			if !ok {
-				return object, nil
-			}
-			n, err := AsNode(u)
-			if err != nil {
-				return nil, err
-			}
-			return &report{ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion, UID: n.UID}, node: n}, nil
-		}),
-		handle(informer, func(r *report) {
-			if n := r.take(); n != nil {
-				o.writer.Board(func(b *Board) { b.SetReport(n) })
-			}
-		}, func(_, name string) { o.writer.Board(func(b *Board) { b.DeleteReport(name) }) }))
-	if err != nil {
-		return nil, fmt.Errorf("watch WeirNodes: %w", err)
+	strip := func(object any) (any, error) { // what is kept is what the board keeps
+		u, ok := object.(*unstructured.Unstructured)
+		if !ok {
+			return object, nil
+		}
+		n, err := AsNode(u)
+		if err != nil {
+			return nil, err
+		}
+		return &report{ObjectMeta: metav1.ObjectMeta{Name: n.Name, ResourceVersion: n.ResourceVersion, UID: n.UID}, node: n}, nil
 	}
-	return informer, nil
+	known, err := handle(informer, strip, func(r *report) {
+		if n := r.take(); n != nil {
+			o.writer.Board(func(b *Board) { b.SetReport(n) })
+		}
+	}, func(_, name string) { o.writer.Board(func(b *Board) { b.DeleteReport(name) }) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch WeirNodes: %w", err)
+	}
+	return informer, known, nil
 }
 
-// handle calls set for each new version of an object, and gone for one that is there no more.
-func handle[T any](informer cache.SharedIndexInformer, set func(T), gone func(namespace, name string)) error {
-	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+// handle calls set for each new version of an object, stripped, and gone for one that is there no more. known says whether
+// that was done for all that there was at first: the informer itself says so too early.
+func handle[T any](informer cache.SharedIndexInformer, strip cache.TransformFunc, set func(T), gone func(namespace, name string)) (known cache.InformerSynced, err error) {
+	if err := informer.SetTransform(strip); err != nil {
+		return nil, err
+	}
+	registered, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(object any) {
 			if o, ok := object.(T); ok {
 				set(o)
@@ -302,5 +304,8 @@ func handle[T any](informer cache.SharedIndexInformer, set func(T), gone func(na
 			}
 		},
 	})
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return registered.HasSynced, nil
 }

@@ -15,7 +15,7 @@ import (
 
 // Budgets of the operator, however many policies and nodes there are.
 const (
-	StatusRate  = 20.0 // PolicyStatuses a second
+	StatusRate  = 20.0 // PolicyStatuses a second, and Events
 	statusBurst = 40.0
 	MirrorRate  = 5.0 // conditions in policies' own status a second: every node watches these
 	mirrorBurst = 20.0
@@ -75,14 +75,15 @@ type Writer struct {
 	changed bool                 // since the last Tick
 	pending bool                 // something waits for its time
 
-	statusTokens, mirrorTokens bucket
+	statusTokens, eventTokens, mirrorTokens bucket
 }
 
 // NewWriter makes a writer with an empty board.
 func NewWriter(statuses StatusWriter, policies PolicyWriter, observer Observer, log *slog.Logger) *Writer {
 	return &Writer{statuses: statuses, policies: policies, observer: observer, log: log, board: NewBoard(),
 		records: map[PolicyKey]*record{}, gone: map[PolicyKey]string{},
-		statusTokens: bucket{rate: StatusRate, burst: statusBurst}, mirrorTokens: bucket{rate: MirrorRate, burst: mirrorBurst}}
+		statusTokens: bucket{rate: StatusRate, burst: statusBurst}, eventTokens: bucket{rate: StatusRate, burst: statusBurst},
+		mirrorTokens: bucket{rate: MirrorRate, burst: mirrorBurst}}
 }
 
 // Board calls f with the board, which nobody else uses meanwhile.
@@ -206,6 +207,7 @@ func (w *Writer) collect(now time.Time) (gone map[PolicyKey]string, tasks []*tas
 	}
 	w.changed, w.pending = false, false
 	w.statusTokens.fill(now)
+	w.eventTokens.fill(now)
 	w.mirrorTokens.fill(now)
 	gone = map[PolicyKey]string{}
 	for key, uid := range w.gone {
@@ -242,7 +244,10 @@ func (w *Writer) collect(now time.Time) (gone map[PolicyKey]string, tasks []*tas
 // admit takes a task out of the budget, if it fits, and completes it.
 func (w *Writer) admit(t *task, now time.Time) bool {
 	tokens, keep := &w.statusTokens, 0.0
-	if t.what == writeCondition {
+	switch t.what {
+	case writeEvent:
+		tokens = &w.eventTokens
+	case writeCondition:
 		tokens = &w.mirrorTokens
 	}
 	if t.urgency == drift {

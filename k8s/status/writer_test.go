@@ -240,6 +240,24 @@ func TestWhatCannotBeEnforcedIsToldOnceForEachChange(t *testing.T) {
 	})
 }
 
+// Also of a policy that cannot be enforced it is said when the last node has applied it.
+func TestTheLastNodeIsToldAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		p := newPaper()
+		w := writing(ctx, p, "n1", "n2")
+		w.Restore(nil)
+		go run(ctx, w)
+		w.SetPolicy(cnp("web", 1), 100)
+		w.report(cnpSays("n1", 100, except(k8s.ReasonUnsupported, "spec.x", "not supported")))
+		time.Sleep(5 * time.Second)
+		w.report(cnpSays("n2", 100, except(k8s.ReasonUnsupported, "spec.x", "not supported")))
+		time.Sleep(time.Second)
+		if m := p.statuses[cnp("web", 1).Key()].Status.Conditions[0].Message; m != "not enforced as written on 2 of 2 nodes: spec.x: not supported" {
+			t.Error(m)
+		}
+	})
+}
+
 // A node that is started anew enforces nothing for a while. Nobody is told unless that lasts; then everybody is.
 func TestFallingBackIsToldIfItLasts(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
