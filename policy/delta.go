@@ -32,28 +32,35 @@ type change struct {
 	policies []Policy
 	charged  map[string]bool
 	edits    bool // policies change
+	resolver *resolver
+	words    *Vocabulary // what policies name, if it is more than before
 
 	now      map[netip.Prefix]*owner // of addresses that change; nil: nobody's
 	pods     map[podID]*Pod          // nil: gone
 	nodes    map[string]*Node        // nil: gone
 	services map[string]*Service     // nil: gone
-	resolver *resolver
-	moved    map[netip.Prefix]uint32 // of pods and nodes that stay and change their identity: the number they have
-	who      map[string]bool         // those pods and nodes
 
 	slots, freed map[PodName]uint16 // of local pods: handed out, given back
 	nodeSlots    map[string]uint16  // of new nodes
 	tenancy      map[netip.Addr]Tenancy
+	newIdentities
+	outcome
+}
 
-	numbers  map[string]uint32       // of identities that the live image does not know
+// newIdentities are those that the live image does not know, or not so.
+type newIdentities struct {
+	moved    map[netip.Prefix]uint32 // of pods and nodes that stay and change their identity: the number they have
+	who      map[string]bool         // those pods and nodes
+	numbers  map[string]uint32       // handed out
 	defs     map[uint32]*Definition  // what they mean, and what else is not as the live image has it
 	together map[netip.Prefix]uint32 // of those that change at once, with the image
 	before   map[uint32]*Definition  // what these mean until then
 	fresh    bool                    // the live image lacks a number, or rows
-	words    *Vocabulary             // what policies name, if it is more than before
+}
 
-	// With images only: the numbers once it is carried out, the rules in use, and what means nothing any more.
-	next  *numbering
+// outcome is what images bring along: the numbers once the plan is carried out, the rules in use, and what means nothing then.
+type outcome struct {
+	next  *numbering // nil: no image is due
 	rules map[RuleName]bool
 	drop  map[uint32]bool
 }
@@ -66,14 +73,15 @@ func (p *Planner) small(d *news, policies []Policy, charged map[string]bool) (*P
 		return nil, nil
 	}
 	c := &change{
-		Planner: p, policies: policies, charged: charged,
+		Planner: p, policies: policies, charged: charged, resolver: s.resident.resolver,
 		now: map[netip.Prefix]*owner{}, pods: map[podID]*Pod{}, nodes: map[string]*Node{}, services: map[string]*Service{},
-		moved: map[netip.Prefix]uint32{}, who: map[string]bool{}, together: map[netip.Prefix]uint32{}, before: map[uint32]*Definition{},
 		slots: map[PodName]uint16{}, freed: map[PodName]uint16{}, nodeSlots: map[string]uint16{}, tenancy: map[netip.Addr]Tenancy{},
-		numbers: map[string]uint32{}, defs: map[uint32]*Definition{},
+		newIdentities: newIdentities{
+			moved: map[netip.Prefix]uint32{}, who: map[string]bool{}, numbers: map[string]uint32{}, defs: map[uint32]*Definition{},
+			together: map[netip.Prefix]uint32{}, before: map[uint32]*Definition{},
+		},
 	}
 	c.edits = !sameList(policies, s.policies) && !equalPolicies(policies, s.policies)
-	c.resolver = s.resident.resolver
 	clear(c.resolver.known) // else it would grow for ever
 	if c.edits && !c.learn() || !c.nodesChange(d) || !c.podsChange(d) || !c.servicesChange(d) {
 		return nil, nil
