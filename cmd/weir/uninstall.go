@@ -99,6 +99,10 @@ var errNodesLeft = errors.New("nodes are not clean")
 // run is idempotent: nodes that are clean already stay so. Without a DaemonSet there is nothing to do.
 func (u *uninstall) run(ctx context.Context) error {
 	selector, err := u.annotate(ctx)
+	for err != nil && passing(err) && ctx.Err() == nil { // an API server that is away comes back
+		time.Sleep(u.poll)
+		selector, err = u.annotate(ctx)
+	}
 	if apierrors.IsNotFound(err) {
 		fmt.Fprintf(u.out, "there is no DaemonSet %s/%s: nothing to uninstall\n", u.namespace, u.name)
 		return nil
@@ -120,7 +124,7 @@ func (u *uninstall) run(ctx context.Context) error {
 			}
 		}
 		select {
-		case <-time.After(u.poll): // an API server that is away comes back
+		case <-time.After(u.poll):
 		case <-ctx.Done():
 			if err != nil && !errors.Is(err, ctx.Err()) {
 				return fmt.Errorf("wait for the nodes: %w", err)
@@ -128,6 +132,11 @@ func (u *uninstall) run(ctx context.Context) error {
 			return fmt.Errorf("wait for the nodes: %w in time: %s; run weir agent cleanup there", errNodesLeft, strings.Join(left, ", "))
 		}
 	}
+}
+
+// passing says whether what the API server refuses now it may grant later.
+func passing(err error) bool {
+	return !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) && !apierrors.IsInvalid(err)
 }
 
 // abridged names the first of many.

@@ -10,12 +10,13 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic/fake"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/weirnet/weir/k8s"
 	nodestatus "github.com/weirnet/weir/k8s/status"
@@ -99,5 +100,26 @@ func TestUninstallWithoutDaemonSetIsDone(t *testing.T) {
 	u, _, out := newTestUninstall()
 	if err := u.run(t.Context()); err != nil || !strings.Contains(out.String(), "nothing to uninstall") {
 		t.Errorf("%v, %q", err, out)
+	}
+}
+
+// An API server that is away when it begins is waited for; one that says no is not.
+func TestUninstallWaitsForTheAPIServer(t *testing.T) {
+	for _, test := range []struct {
+		failure error
+		waits   bool
+	}{
+		{errors.New("connection refused"), true},
+		{apierrors.NewForbidden(daemonSetResource.GroupResource(), "weir", nil), false},
+	} {
+		u, client, out := newTestUninstall(agentsSet(), agentPod("n1", true), weirNode("n1", "Cleaned"))
+		failures := 0
+		client.PrependReactor("patch", "daemonsets", func(clienttesting.Action) (bool, runtime.Object, error) {
+			failures++
+			return failures < 4, nil, test.failure
+		})
+		if err := u.run(t.Context()); (err == nil) != test.waits {
+			t.Errorf("%v: %v after %d failures, %s", test.failure, err, failures, out)
+		}
 	}
 }
