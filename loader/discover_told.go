@@ -73,6 +73,15 @@ func (n *Network) Behind(ifindex int, name string, addrs []netip.Addr) (PodInter
 	return PodInterface{ifindex, name, end.mac, toMAC(a.HardwareAddr), uint32(a.NetNsID + 1), "cni"}, nil
 }
 
+// BehindName is Behind for an interface of which only the name is known.
+func (n *Network) BehindName(name string, addrs []netip.Addr) (PodInterface, error) {
+	l := n.byName(name)
+	if l == nil {
+		return PodInterface{}, fmt.Errorf("look behind %s: %w of that name", name, ErrNoInterface)
+	}
+	return n.Behind(l.Attrs().Index, name, addrs)
+}
+
 // told is what the CNI plugin said, as long as the veth is the one it spoke of.
 type told struct {
 	at   PodInterface

@@ -111,7 +111,7 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
 		return err
 	}
 	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now()),
-		guard: newPodGuard(from.claims, newClaimStore(cfg.cni.socket), log), memory: memory}
+		guard: newPodGuard(cfg.cni, from.claims, log), memory: memory}
 	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
 	if a.api != nil {
 		p, err := newPublisher(a)
@@ -176,13 +176,13 @@ func (a *agent) serve(ctx context.Context) (err error) {
 	defer others.Wait()
 	defer cancel() // before waiting
 	others.Go(func() { a.logEvents(ctx) })
+	a.guard.recall()
 	others.Go(func() {
 		if err := serveCNI(ctx, cfg.cni, a.guard, a.status.firstReady); err != nil {
 			log.Error("the CNI plugin is no longer served", "error", err)
 			cancel()
 		}
 	})
-	a.guard.recall()
 	updates := make(chan news)
 	others.Go(func() {
 		if err := a.origin.source.Run(ctx, func(u k8s.Update) error { return submit(ctx, updates, u) }); err != nil {

@@ -94,8 +94,12 @@ func (s claimStore) forget(gone func(containerID string) bool) {
 	}
 }
 
-// recall claims again what an earlier agent was told and is still true. It is to be called before the source runs.
+// recall claims again what an earlier agent was told and is still true, and what the container runtime has written down. It
+// is to be called before the source runs.
 func (g *podGuard) recall() {
+	if g.records != nil {
+		defer g.records.scan()
+	}
 	stored := g.store.load()
 	if len(stored) == 0 {
 		return

@@ -24,8 +24,9 @@ type cniConfig struct {
 	socket       string // empty: none
 	confDir      string // empty: the plugin is not installed
 	binDir       string
-	plugin       string // the binary to install
+	plugin       string // the binary to install; empty: remove it
 	agentMissing string // deny or allow
+	cacheDir     string // of the container runtime's records; empty: not read
 }
 
 // podClaims lets pods have addresses that their source does not tell yet. Both sources of Updates do.
@@ -36,9 +37,10 @@ type podClaims interface {
 
 // podGuard answers the CNI plugin. It stands between its questions, of which there may be many at a time, and the loop.
 type podGuard struct {
-	claims podClaims
-	store  claimStore
-	log    *slog.Logger
+	claims  podClaims
+	store   claimStore
+	records *records
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	told    []toldPod             // not taken by the loop yet
@@ -54,8 +56,12 @@ type guardedPod struct {
 
 var errNotGuarded = errors.New("policy is not enforced on its interface")
 
-func newPodGuard(c podClaims, store claimStore, log *slog.Logger) *podGuard {
-	return &podGuard{claims: c, store: store, log: log, guarded: map[string]guardedPod{}, changed: make(chan struct{})}
+func newPodGuard(cfg cniConfig, c podClaims, log *slog.Logger) *podGuard {
+	g := &podGuard{claims: c, store: newClaimStore(cfg.socket), log: log, guarded: map[string]guardedPod{}, changed: make(chan struct{})}
+	if cfg.cacheDir != "" {
+		g.records = newRecords(cfg.cacheDir, g, log)
+	}
+	return g
 }
 
 // Add returns once the pod's policy is enforced on the interface that netns shows.
@@ -171,28 +177,42 @@ func (g *podGuard) tell(guarded map[string]guardedPod) {
 // serveCNI listens for the plugin until ctx ends, and keeps it installed once ready says that the agent can do its work: a
 // node whose agent never could must not be left with a plugin that waits for it.
 func serveCNI(ctx context.Context, c cniConfig, g *podGuard, ready <-chan struct{}) error {
+	var others sync.WaitGroup
+	defer others.Wait()
+	if c.cacheDir != "" {
+		others.Go(func() { g.records.follow(ctx) })
+	}
+	if c.confDir != "" {
+		others.Go(func() {
+			select {
+			case <-ready:
+				g.install(ctx, c)
+			case <-ctx.Done():
+			}
+		})
+	}
 	if c.socket == "" {
+		<-ctx.Done()
 		return nil
 	}
 	server, err := cni.Listen(c.socket, g, g.log)
 	if err != nil {
 		return err
 	}
-	var others sync.WaitGroup
-	defer others.Wait()
-	if c.confDir != "" {
-		others.Go(func() {
-			select {
-			case <-ready:
-			case <-ctx.Done():
-				return
-			}
-			i := install.New(install.Config{Plugin: c.plugin, BinDir: c.binDir, ConfDir: c.confDir, Log: g.log,
-				Entry: install.Entry{Socket: c.socket, OnAgentMissing: c.agentMissing}})
-			if err := i.Run(ctx); err != nil {
-				g.log.Error("the CNI plugin is no longer kept installed", "error", err)
-			}
-		})
-	}
 	return server.Serve(ctx)
+}
+
+// install keeps the plugin installed, or removes one that an agent with other flags has installed.
+func (g *podGuard) install(ctx context.Context, c cniConfig) {
+	if c.plugin == "" {
+		if err := install.Remove(c.confDir, c.binDir); err != nil {
+			g.log.Error("the CNI plugin is not removed; pods go on waiting for this agent", "error", err)
+		}
+		return
+	}
+	i := install.New(install.Config{Plugin: c.plugin, BinDir: c.binDir, ConfDir: c.confDir, Log: g.log,
+		Entry: install.Entry{Socket: c.socket, OnAgentMissing: c.agentMissing}})
+	if err := i.Run(ctx); err != nil {
+		g.log.Error("the CNI plugin is no longer kept installed", "error", err)
+	}
 }

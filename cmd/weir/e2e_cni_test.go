@@ -133,6 +133,46 @@ func TestE2EAPodIsProtectedFromItsFirstPacket(t *testing.T) {
 	}
 }
 
+// Without the plugin, what the container runtime writes down about a pod is how it is met: some time before its first
+// instruction. When the record goes, so does what it said.
+func TestE2EAPodIsMetByTheRuntimesRecord(t *testing.T) {
+	cache := t.TempDir()
+	c := newCNIScene(t, "--cni-cache-dir", cache)
+	neighbour, server := c.pod(1, "neighbour", strangerIP), c.pod(2, "server", serverIP)
+	near, far := collect(t, neighbour, 9000), collect(t, server, 9000)
+	c.start()
+	c.apply("client.yaml", egress("client", "server", 9000))
+	results := filepath.Join(cache, "results")
+	if err := os.Mkdir(results, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(recordPoll + time.Second) // the directory is new
+	path := ""
+	p, err := c.lab.AddPod(c.lab.Nodes[0], lab.PodSpec{Name: "client", Addr: netip.MustParseAddr(clientIP), Labels: map[string]string{"app": "client"},
+		Unaddressed: true, Add: func(p *lab.Pod) error {
+			path = filepath.Join(results, "cbr0-c1-eth0")
+			return os.WriteFile(path, []byte(fmt.Sprintf(`{"kind":"cniCacheV1","containerId":"c1","config":"e30=","ifName":"eth0","networkName":"cbr0",
+				"cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAMESPACE","default"],["K8S_POD_NAME","client"],["K8S_POD_UID",%q]],"result":{"cniVersion":"1.0.0",
+				"interfaces":[{"name":"cni0"},{"name":%q},{"name":"eth0","sandbox":"/var/run/netns/x"}],"ips":[{"address":"%s/24","interface":2}]}}`,
+				p.UID, p.Veth, p.Addr)), 0o600)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	shout(t, p, strangerIP+":9000")
+	shout(t, p, serverIP+":9000")
+	o := &oneAgent{T: t, lab: c.lab, node: c.lab.Nodes[1], agent: c.agents[1]}
+	o.eventually("what policy admits", func() bool { return far.Load() > 0 })
+	if n := near.Load(); n != 0 {
+		t.Errorf("%d forbidden packets passed", n)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	o.eventually("the pod to be a stranger again", func() bool { shout(t, p, strangerIP+":9000"); return near.Load() > 0 })
+}
+
 // While no agent runs, ADD waits and then fails, so that the kubelet tries again; an agent that comes meanwhile answers it,
 // and pods that were there before are guarded all the time.
 func TestE2EAPodIsBornWhileTheAgentIsAway(t *testing.T) {

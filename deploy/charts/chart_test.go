@@ -195,7 +195,7 @@ func TestEveryValueHasAnEffect(t *testing.T) {
 	changed := map[string]string{
 		"nameOverride": "x", "imagePullSecrets": "[0].name=x", "commonLabels": ".a=b", "image.repository": "r.example/x", "image.tag": "x",
 		"image.digest": "sha256:" + strings.Repeat("0", 64), "image.pullPolicy": "Never", "k8sServiceHost": "192.0.2.1", "cni.install": "false",
-		"k8sServicePort": "6444,k8sServiceHost=192.0.2.1", "cni.confPath": "/x", "cni.binPath": "/x", "cni.agentMissing": "allow", "vxlan.port": "4789",
+		"k8sServicePort": "6444,k8sServiceHost=192.0.2.1", "cni.confPath": "/x", "cni.binPath": "/x", "cni.agentMissing": "allow", "cni.cachePath": "/y", "vxlan.port": "4789",
 		"vxlan.vni": "0", "devices": "={eth0}", "xdpMode": "generic", "decap": "strip", "spoofCheck": "observe", "unknownEndpoint": "drop",
 		"policy.allowLocalhost": "policy", "policy.cidrMatchMode": "nodes", "policy.ipBlockMatch": "world", "policy.nodeSelectorLabels": "true",
 		"policy.ciliumCompat": "false", "log.format": "json", "log.level": "debug", "bpf.root": "/x", "bpf.autoMount.enabled": "true",

@@ -59,8 +59,12 @@ func (i *Installer) chain() (path string, err error) {
 		return "", fmt.Errorf("chain CNI plugin to %s: %w", original, err)
 	}
 	path = strings.TrimSuffix(original, filepath.Ext(original)) + suffix
-	if !same(path, made) {
-		if err := replace(path, made, 0o644); err != nil {
+	mode := fs.FileMode(0o600)
+	if info, err := os.Stat(original); err == nil {
+		mode = info.Mode().Perm() // who may not read the original may not read what is in it
+	}
+	if !same(path, made, mode) {
+		if err := replace(path, made, mode); err != nil {
 			return "", fmt.Errorf("chain CNI plugin: %w", err)
 		}
 	}

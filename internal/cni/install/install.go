@@ -209,8 +209,12 @@ func remove(path string) error {
 	return nil
 }
 
-// same says whether a file has this content already.
-func same(path string, data []byte) bool {
+// same says whether a file has this content and mode already.
+func same(path string, data []byte, mode fs.FileMode) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != mode {
+		return false
+	}
 	have, err := os.ReadFile(path)
 	return err == nil && bytes.Equal(have, data)
 }

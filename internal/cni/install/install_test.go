@@ -153,6 +153,19 @@ func TestPluginIsChainedBehindTheFirstConfiguration(t *testing.T) {
 	}
 }
 
+func TestWhoMayNotReadTheOriginalMayNotReadTheCopy(t *testing.T) {
+	n := newNode(t, map[string]string{"10-flannel.conflist": flannel})
+	for _, mode := range []os.FileMode{0o600, 0o644, 0o640} {
+		if err := os.Chmod(filepath.Join(n.conf, "10-flannel.conflist"), mode); err != nil {
+			t.Fatal(err)
+		}
+		n.ensure()
+		if info, err := os.Stat(filepath.Join(n.conf, "10-flannel-weir.conflist")); err != nil || info.Mode() != mode {
+			t.Errorf("mode %v, %v; want %v", info.Mode(), err, mode)
+		}
+	}
+}
+
 func TestSinglePluginBecomesAList(t *testing.T) {
 	n := newNode(t, map[string]string{"10-ptp.conf": single})
 	n.ensure()
