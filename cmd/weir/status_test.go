@@ -158,7 +158,7 @@ func TestOnlyWhatGuardsPodsIsPublished(t *testing.T) {
 			}
 		}
 		applied := func(version string) {
-			p.Applied([]k8s.PolicyRef{{Kind: "NetworkPolicy", Namespace: "shop", Name: "web", ResourceVersion: version}}, nil, time.Now())
+			p.Applied([]k8s.PolicyRef{{Kind: "NetworkPolicy", Namespace: "shop", Name: "web", UID: version, ResourceVersion: version}}, nil, time.Now())
 		}
 		applied("100")
 		step("before programs are attached", "", "")

@@ -24,6 +24,7 @@ const (
 	FleetRate = 45
 
 	settleTime  = 100 * time.Millisecond // changes come in bursts
+	lazyTime    = 30 * time.Second       // for versions that moved alone: who waits for a policy does not wait for these
 	minInterval = time.Second            // between a node's writes
 	firstRetry  = time.Second
 	lastRetry   = time.Minute
@@ -58,8 +59,9 @@ type Reporter struct {
 	refs     []k8s.PolicyRef // of the last Applied, and its statuses
 	statuses []k8s.Status
 	want     NodeStatus
-	known    bool // something was applied, or failed
-	since    time.Time
+	known    bool          // something was applied, or failed
+	since    time.Time     // when what was sent last was no longer all
+	lazy     bool          // only versions have moved since
 	sent     NodeStatus    // last written
 	written  chan struct{} // closed at the next write that succeeds
 }
@@ -78,12 +80,20 @@ func (r *Reporter) Applied(refs []k8s.PolicyRef, statuses []k8s.Status, at time.
 	if r.known && r.want.Phase == PhaseEnforcing && slices.Equal(refs, r.refs) && slices.Equal(statuses, r.statuses) {
 		return // pods come and go all the time
 	}
+	lazy := r.want.Phase == PhaseEnforcing && slices.Equal(statuses, r.statuses) && slices.EqualFunc(refs, r.refs, sameGeneration)
 	r.refs, r.statuses = refs, statuses
 	next := NodeStatus{Phase: PhaseEnforcing, Kinds: marks(refs), Policies: int32(len(refs))}
 	list, omitted := exceptions(statuses, r.offset)
 	next.Exceptions, next.ExceptionsOmitted = list, int32(omitted)
 	next.ExceptionCount = int32(len(list) + omitted)
-	r.become(next, at)
+	r.become(next, at, lazy)
+}
+
+// sameGeneration says whether two versions of a policy differ at most in what enforcement does not depend on: somebody's
+// writing of its status, the operator's for instance, or its labels. An audit begins and ends with a Status.
+func sameGeneration(a, b k8s.PolicyRef) bool {
+	a.ResourceVersion, b.ResourceVersion = "", ""
+	return a == b
 }
 
 // Failed notes that what is newer than the last Applied could not be enforced at the time at. The marks stay: what was
@@ -93,20 +103,20 @@ func (r *Reporter) Failed(err error, at time.Time) {
 	defer r.mu.Unlock()
 	next := r.want
 	next.Phase, next.Failure = PhaseFailing, truncate(err.Error(), maxFailure)
-	r.become(next, at)
+	r.become(next, at, false)
 }
 
 // Lost notes that not even what was applied guards the node's pods, since at: no mark holds until the next Applied.
 func (r *Reporter) Lost(err error, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.become(NodeStatus{Phase: PhaseFailing, Failure: truncate(err.Error(), maxFailure)}, at)
+	r.become(NodeStatus{Phase: PhaseFailing, Failure: truncate(err.Error(), maxFailure)}, at, false)
 }
 
 // Cleaned publishes that weir has left this node, and returns when that is written. After it nothing else is published.
 func (r *Reporter) Cleaned(ctx context.Context) error {
 	r.mu.Lock()
-	r.become(NodeStatus{Phase: PhaseCleaned}, time.Now())
+	r.become(NodeStatus{Phase: PhaseCleaned}, time.Now(), false)
 	r.mu.Unlock()
 	for {
 		r.mu.Lock()
@@ -123,8 +133,8 @@ func (r *Reporter) Cleaned(ctx context.Context) error {
 	}
 }
 
-// become takes over a status, with the mutex held.
-func (r *Reporter) become(next NodeStatus, at time.Time) {
+// become takes over a status, with the mutex held. If lazy, only versions have moved.
+func (r *Reporter) become(next NodeStatus, at time.Time, lazy bool) {
 	if r.known && (r.want.Phase == PhaseCleaned || reflect.DeepEqual(content(next), content(r.want))) {
 		return
 	}
@@ -132,8 +142,8 @@ func (r *Reporter) become(next NodeStatus, at time.Time) {
 	if next.Phase == PhaseEnforcing {
 		next.AppliedAt = metav1.NewTime(at)
 	}
-	if !r.behind() {
-		r.since = time.Now()
+	if !r.behind() || r.lazy && !lazy {
+		r.since, r.lazy = time.Now(), lazy
 	}
 	r.want, r.known = next, true
 	select {
@@ -206,6 +216,8 @@ func (r *Reporter) next(last time.Time, retry time.Duration, slack float64) time
 		return time.Now().Add(maxRefresh)
 	case retry > 0:
 		earliest = last.Add(stretch(max(retry, interval), slack))
+	case r.behind() && r.lazy:
+		earliest = later(r.since.Add(lazyTime), last.Add(minInterval))
 	case r.behind():
 		earliest = later(r.since.Add(settleTime), last.Add(minInterval))
 	default:
@@ -259,7 +271,7 @@ func (r *Reporter) publish(ctx context.Context) error {
 	defer r.mu.Unlock()
 	r.sent = status
 	if r.behind() {
-		r.since = time.Now() // what changed on the way waits for another turn
+		r.since, r.lazy = time.Now(), false // what changed on the way waits for another turn
 	}
 	close(r.written)
 	r.written = make(chan struct{})

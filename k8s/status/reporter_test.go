@@ -88,7 +88,16 @@ func fleet(t *testing.T, ctx context.Context, c *cluster, size int) []*Reporter 
 func refs(kind string, versions ...int) []k8s.PolicyRef {
 	out := make([]k8s.PolicyRef, len(versions))
 	for i, v := range versions {
-		out[i] = k8s.PolicyRef{Kind: kind, Namespace: "shop", Name: fmt.Sprintf("p%d", i), UID: fmt.Sprintf("u%d", i), Generation: 1, ResourceVersion: strconv.Itoa(v)}
+		out[i] = k8s.PolicyRef{Kind: kind, Namespace: "shop", Name: fmt.Sprintf("p%d", i), UID: fmt.Sprintf("u%d", i), Generation: int64(v), ResourceVersion: strconv.Itoa(v)}
+	}
+	return out
+}
+
+// versions are refs of one generation.
+func versions(kind string, versions ...int) []k8s.PolicyRef {
+	out := refs(kind, versions...)
+	for i := range out {
+		out[i].Generation = 1
 	}
 	return out
 }
@@ -185,6 +194,38 @@ func TestWhatSomebodyDeletedComesBack(t *testing.T) {
 		time.Sleep(2 * maxRefresh)
 		if mark(c.node("n0"), "NetworkPolicy") != "5" {
 			t.Error("it did not")
+		}
+	})
+}
+
+// The operator writes a condition into a policy's status, and every node sees another version of it: that is told, but not at
+// once, or each condition would be answered by the whole fleet.
+func TestVersionsThatMoveAloneAreToldLater(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c := newCluster()
+		r := fleet(t, ctx, c, 1)[0]
+		r.Applied(versions("CiliumNetworkPolicy", 5, 6), nil, time.Now())
+		time.Sleep(2 * time.Second)
+		for v := range 20 {
+			r.Applied(versions("CiliumNetworkPolicy", 5, 10+v), nil, time.Now())
+			time.Sleep(time.Second)
+		}
+		if n := c.count(); n != 1 {
+			t.Errorf("%d writes, want 1", n)
+		}
+		audited := []k8s.Status{{Object: "CiliumNetworkPolicy shop/p0", Reason: k8s.ReasonAudited}}
+		r.Applied(versions("CiliumNetworkPolicy", 40, 29), audited, time.Now()) // nothing but an annotation has changed
+		time.Sleep(time.Second)
+		if got := mark(c.node("n0"), "CiliumNetworkPolicy"); got != "40" {
+			t.Errorf("when an audit begins the mark is %s", got)
+		}
+		r.Applied(versions("CiliumNetworkPolicy", 40, 50), audited, time.Now())
+		time.Sleep(lazyTime + time.Second)
+		if got := mark(c.node("n0"), "CiliumNetworkPolicy"); got != "50" {
+			t.Errorf("in the end it is %s", got)
+		}
+		if n := c.count(); n != 3 {
+			t.Errorf("%d writes in all, want 3", n)
 		}
 	})
 }
