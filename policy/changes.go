@@ -87,8 +87,7 @@ func (r *resident) find(key string) (podID, bool) {
 	for i := range key {
 		if key[i] == '/' {
 			id := podID{key[:i], key[i+1:]}
-			_, ok := r.pods[id]
-			return id, ok
+			return id, r.pods.get(id) != nil
 		}
 	}
 	return podID{}, false
@@ -156,7 +155,7 @@ func (r *resident) newsOf(m *Model) (*news, bool) {
 	known := 0
 	for i := range m.Pods {
 		pod := &m.Pods[i]
-		old := r.pods[pod.id()]
+		old := r.pods.get(pod.id())
 		if old != nil {
 			known++
 			if equalPod(old, pod) {
@@ -168,7 +167,7 @@ func (r *resident) newsOf(m *Model) (*news, bool) {
 			return nil, false
 		}
 	}
-	switch missing := len(r.pods) - known; {
+	switch missing := r.pods.len() - known; {
 	case missing < 0 || missing > maxDelta:
 		return nil, false
 	case missing > 0:
@@ -176,9 +175,9 @@ func (r *resident) newsOf(m *Model) (*news, bool) {
 		for i := range m.Pods {
 			there[m.Pods[i].id()] = true
 		}
-		for id := range r.pods {
-			if !there[id] {
-				d.gonePods = append(d.gonePods, id)
+		for p := range r.pods.all() {
+			if !there[p.id()] {
+				d.gonePods = append(d.gonePods, p.id())
 			}
 		}
 		if len(d.gonePods) != missing {

@@ -46,6 +46,7 @@ type resolver struct {
 	key      []byte // scratch
 	ports    []NamedPort
 	prefixes []netip.Prefix
+	given    []NamedPort // those of the present pod, which mostly are as an identity has them
 }
 
 func newResolver(here string, words *Vocabulary, elsewhere func(key []byte) *Definition) *resolver {
@@ -71,6 +72,9 @@ func (r *resolver) identity(entities []Entity, labels map[string]string, ports [
 	if d == nil {
 		d = &Definition{cachedKey: string(r.key)}
 		d.Entities, d.Ports, d.Prefixes = slices.Clone(entities), slices.Clone(ports), slices.Clone(prefixes)
+		if len(ports) > 0 && slices.Equal(ports, r.given) {
+			d.Ports = r.given
+		}
 		if labels != nil {
 			d.Labels = r.words.filter(labels)
 		}
@@ -238,7 +242,7 @@ func (r *resolver) podOwners(pod *Pod, node *Node, yield func(owner) error) erro
 	if node == nil {
 		return fmt.Errorf("pod %s runs on node %q, which is not among the model's nodes", pod.Key(), pod.Node)
 	}
-	r.ports = appendNamedPorts(r.ports[:0], pod.Ports)
+	r.ports, r.given = appendNamedPorts(r.ports[:0], pod.Ports), pod.Ports
 	labels := pod.Labels
 	if labels == nil {
 		labels = map[string]string{}

@@ -97,13 +97,13 @@ func (p *Planner) small(d *news, policies []Policy, charged map[string]bool) (*P
 func (c *change) podsChange(d *news) bool {
 	r := c.live.resident
 	for _, id := range d.gonePods {
-		if !c.leave(r.pods[id]) {
+		if !c.leave(r.pods.get(id)) {
 			return false
 		}
 		c.pods[id] = nil
 	}
 	for _, pod := range d.pods {
-		if _, twice := c.pods[pod.id()]; twice || !c.leave(r.pods[pod.id()]) {
+		if _, twice := c.pods[pod.id()]; twice || !c.leave(r.pods.get(pod.id())) {
 			return false
 		}
 		c.pods[pod.id()] = pod

@@ -9,9 +9,9 @@ func (c *change) commit(plan *Plan) {
 	c.commitAddresses(plan)
 	for id, pod := range c.pods {
 		if pod == nil {
-			delete(r.pods, id)
+			r.pods.remove(id)
 		} else {
-			r.pods[id] = pod
+			r.pods.put(pod)
 		}
 	}
 	for key, service := range c.services {

@@ -105,7 +105,8 @@ func (c *change) flagsChange() bool {
 	if len(turned) == 0 {
 		return true
 	}
-	for id, pod := range c.live.resident.pods {
+	for pod := range c.live.resident.pods.all() {
+		id := pod.id()
 		stays, concerned := turned[pod.Node]
 		if _, changes := c.pods[id]; !concerned || changes {
 			continue

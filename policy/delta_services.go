@@ -83,7 +83,7 @@ func (c *change) backendsChange(touch func(*Service)) {
 	x := c.live.resident.services
 	changing := false
 	for prefix := range c.now {
-		if !prefix.IsSingleIP() || x.backends[prefix.Addr()] > 0 {
+		if !prefix.IsSingleIP() || x.backends.of(prefix.Addr()) > 0 {
 			changing = true
 			break
 		}

@@ -29,8 +29,8 @@ type serviceIndex struct {
 	services  map[string]*Service
 	claims    map[ServiceAddress][]*ServicePort
 	nodePorts map[nodePort][]*ServicePort // under the address of any node
-	backends  map[netip.Addr]int32        // how many name it
-	twice     bool                        // a Service is listed twice
+	backends  *addrCounts
+	twice     bool // a Service is listed twice
 }
 
 type nodePort struct {
@@ -41,7 +41,7 @@ type nodePort struct {
 func newServiceIndex(services []Service) *serviceIndex {
 	x := &serviceIndex{
 		services: make(map[string]*Service, len(services)), claims: map[ServiceAddress][]*ServicePort{}, nodePorts: map[nodePort][]*ServicePort{},
-		backends: map[netip.Addr]int32{},
+		backends: newAddrCounts(),
 	}
 	for i := range services {
 		s := &services[i]
@@ -55,17 +55,13 @@ func (x *serviceIndex) add(s *Service) {
 	x.services[s.Key()] = s
 	s.eachClaim(func(at ServiceAddress, p *ServicePort) { x.claims[at] = append(x.claims[at], p) },
 		func(at nodePort, p *ServicePort) { x.nodePorts[at] = append(x.nodePorts[at], p) })
-	s.eachBackend(func(a netip.Addr) { x.backends[a]++ })
+	s.eachBackend(func(a netip.Addr) { x.backends.add(a, 1) })
 }
 
 func (x *serviceIndex) remove(s *Service) {
 	delete(x.services, s.Key())
 	s.eachClaim(func(at ServiceAddress, p *ServicePort) { unclaim(x.claims, at, p) }, func(at nodePort, p *ServicePort) { unclaim(x.nodePorts, at, p) })
-	s.eachBackend(func(a netip.Addr) {
-		if x.backends[a]--; x.backends[a] == 0 {
-			delete(x.backends, a)
-		}
-	})
+	s.eachBackend(func(a netip.Addr) { x.backends.add(a, -1) })
 }
 
 func unclaim[K comparable](claims map[K][]*ServicePort, at K, p *ServicePort) {

@@ -5,6 +5,7 @@ package policy
 import (
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 )
@@ -86,7 +87,7 @@ func checkState(t *testing.T, p *Planner) {
 	}
 	x := newServiceIndex(services)
 	if len(x.claims) != len(s.resident.services.claims) || len(x.nodePorts) != len(s.resident.services.nodePorts) ||
-		!maps.Equal(x.backends, s.resident.services.backends) {
+		!reflect.DeepEqual(x.backends, s.resident.services.backends) {
 		t.Fatalf("the index of Services is %+v, want %+v", s.resident.services, x)
 	}
 	departed := 0

@@ -156,7 +156,7 @@ func (m *Model) snapshot() *Model {
 // resident is what a planner keeps of the model that is live, so that a change costs no look at what stays. Commits change
 // it in place.
 type resident struct {
-	pods     map[podID]*Pod
+	pods     *podSet
 	resolver *resolver            // with all nodes
 	single   map[netip.Prefix]int // podCIDRs that are one address, and how many nodes have them
 	services *serviceIndex
@@ -169,13 +169,13 @@ type resident struct {
 
 func newResident(g *planning, c *Compiled) *resident {
 	r := &resident{
-		resolver: g.resolver, pods: make(map[podID]*Pod, len(g.model.Pods)), services: newServiceIndex(g.model.Services),
+		resolver: g.resolver, pods: newPodSet(len(g.model.Pods)), services: newServiceIndex(g.model.Services),
 		slots: make(map[uint16]bool, len(g.numbers.endpoints)), endpoints: c.Endpoints, nodes: c.Nodes, single: map[netip.Prefix]int{},
 	}
 	r.resolver.known = map[string]*Definition{} // it would hold what nobody has any more
 	for i := range g.model.Pods {
 		p := &g.model.Pods[i]
-		r.pods[p.id()] = p
+		r.pods.put(p)
 	}
 	for _, n := range r.resolver.nodes {
 		r.countSingle(n, 1)
@@ -201,9 +201,9 @@ func (r *resident) model(d *news, policies []Policy, options Options) *Model {
 	for _, p := range d.pods {
 		out[p.id()] = true
 	}
-	m.Pods = make([]Pod, 0, len(r.pods)+len(d.pods))
-	for id, p := range r.pods {
-		if !out[id] {
+	m.Pods = make([]Pod, 0, r.pods.len()+len(d.pods))
+	for p := range r.pods.all() {
+		if !out[p.id()] {
 			m.Pods = append(m.Pods, *p)
 		}
 	}
