@@ -101,3 +101,31 @@ func TestAPIServerTakesWhatWeirEnforces(t *testing.T) {
 		t.Errorf("%d of %d policies were taken", got, len(documents))
 	}
 }
+
+// The chart installs a definition unless somebody else's is there.
+func TestChartLeavesForeignDefinitionsAlone(t *testing.T) {
+	c := apiserver(t)
+	installCRDs(t, c)
+	chart, err := cluster.Chart(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "ciliumnetworkpolicies.cilium.io"
+	label := func(owner string) {
+		kubectl(t, c, "label", "--overwrite", "crd", name, "app.kubernetes.io/name="+owner)
+	}
+	defer label("weir")
+	for owner, want := range map[string]bool{"weir": true, "cilium": false} {
+		label(owner)
+		out, err := c.Helm(t.Context(), "template", "weir", chart, "--namespace=kube-system", "--dry-run=server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out, "\n  name: "+name+"\n"); got != want {
+			t.Errorf("the definition is %s's: the chart installs it: %v, want %v", owner, got, want)
+		}
+		if !strings.Contains(out, "\n  name: ciliumcidrgroups.cilium.io\n") {
+			t.Errorf("the definition is %s's: the chart installs no other", owner)
+		}
+	}
+}
