@@ -113,9 +113,11 @@ func namesReserved(s metav1.LabelSelector) bool {
 
 // flushPolicies translates the policies that have changed, and those that depend on what has.
 func (m *mirror) flushPolicies(c *policy.Changes) {
-	for key, r := range m.policies {
-		if r.depends&m.concerned != 0 {
-			m.policiesDirty[key] = true
+	if m.concerned != 0 {
+		for key, r := range m.policies {
+			if r.depends&m.concerned != 0 {
+				m.policiesDirty[key] = true
+			}
 		}
 	}
 	if m.concerned&dependsServices != 0 {
@@ -140,6 +142,9 @@ func (m *mirror) flushPolicies(c *policy.Changes) {
 		}
 	}
 	clear(m.policiesDirty)
+	if !m.listDirty && !m.refsDirty {
+		return
+	}
 	keys := slices.Sorted(maps.Keys(m.policies))
 	if m.listDirty {
 		m.listDirty = false

@@ -82,11 +82,14 @@ type agent struct {
 	status  *status
 	guard   *podGuard
 
-	memory  memory
-	network *loader.Network // as it was looked at last
-	devices devices
-	applied applied
-	left    atomic.Bool // weir is uninstalled: the tables are closed
+	memory memory
+
+	settledAt time.Time       // all programs were where they belong
+	network   *loader.Network // as it was looked at last
+	ahead     *loader.Network // as it was looked at just now; nil: it was not
+	devices   devices
+	applied   applied
+	left      atomic.Bool // weir is uninstalled: the tables are closed
 }
 
 // kernel is what the agent holds of it.
@@ -240,6 +243,7 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 	defer loss.Stop()
 	settled, settling := time.NewTimer(time.Hour), false
 	defer settled.Stop()
+	looked, looking := make(chan *loader.Network, 1), false
 	for {
 		a.status.beat(time.Now())
 		var update news
@@ -264,6 +268,17 @@ func (a *agent) loop(ctx context.Context, updates <-chan news, network <-chan st
 			due, delay = false, min(2*delay, retryLast)
 		case <-upkeep.C:
 			a.upkeep()
+			if !looking { // with thousands of routes it takes long, and is for lost news only
+				looking = true
+				go func() { looked <- a.lookAgain() }()
+			}
+			continue
+		case n := <-looked:
+			looking = false
+			if a.upToDate(n) {
+				continue
+			}
+			a.ahead = n
 		case <-loss.C:
 			if !a.missesLink() {
 				continue

@@ -78,16 +78,36 @@ func (a *agent) work(ctx context.Context, news news, look bool) (again bool, err
 		time.AfterFunc(settleMemory, a.memory.steady)
 	}
 	a.status.settled(missing)
+	a.settledAt = time.Now()
 	return len(missing) > 0, nil
 }
 
-// observe looks at the host's interfaces, addresses and routes.
-func (a *agent) observe() error {
-	network, err := loader.Observe()
+// observe looks at the host's interfaces, addresses and routes, unless somebody just has.
+func (a *agent) observe() (err error) {
+	network := a.ahead
+	if a.ahead = nil; network == nil {
+		network, err = loader.Observe()
+	}
 	if err == nil {
 		a.network = network
 	}
 	return err
+}
+
+// lookAgain is the host's interfaces, addresses and routes now; nil if they cannot be seen. It is safe for concurrent use.
+func (a *agent) lookAgain() *loader.Network {
+	n, err := loader.Observe()
+	if err != nil {
+		a.log.Error("look at interfaces", "error", err)
+		return nil
+	}
+	return n
+}
+
+// upToDate says whether the host is as it was when everything was last settled, and that is not too long ago: firewall rules
+// and sysctls tell nobody.
+func (a *agent) upToDate(n *loader.Network) bool {
+	return n != nil && a.network != nil && n.Same(a.network) && a.kernel.programs != nil && !a.applied.behind && time.Since(a.settledAt) < decapInterval
 }
 
 // fatal is err if the agent shall end: what never worked is a mistake in the configuration, better told by the exit code.
