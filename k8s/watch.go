@@ -209,7 +209,11 @@ func (w *Watcher) State() State {
 			continue
 		}
 		text := "not read yet: " + k.name
-		if k.synced {
+		switch {
+		case !k.synced:
+		case k.heard.IsZero():
+			text = "defined, but served in no version that is known here: " + k.name
+		default:
 			text = fmt.Sprintf("not heard of since %s: %s", k.heard.UTC().Format(time.RFC3339), k.name)
 		}
 		if k.err != nil {

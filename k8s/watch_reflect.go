@@ -129,6 +129,7 @@ func (r *reflected) Add(x any) error {
 	}
 	r.kind.watcher.note(received, func(m *mirror) {
 		if r.ctx.Err() == nil {
+			r.kind.heard = received
 			r.kind.put(m, kept)
 		}
 	})
@@ -142,8 +143,10 @@ func (r *reflected) Delete(x any) error {
 	if err != nil {
 		return fmt.Errorf("read deleted object: %w", err)
 	}
-	r.kind.watcher.note(time.Now(), func(m *mirror) {
+	received := time.Now()
+	r.kind.watcher.note(received, func(m *mirror) {
 		if r.ctx.Err() == nil {
+			r.kind.heard = received
 			r.kind.remove(m, keyOf(object))
 		}
 	})
@@ -169,6 +172,14 @@ func (r *reflected) Replace(list []any, _ string) error {
 }
 
 func (r *reflected) Resync() error { return nil }
+
+// Bookmark is the API server's word that it is still there.
+func (r *reflected) Bookmark(string) error {
+	r.kind.watcher.mu.Lock()
+	defer r.kind.watcher.mu.Unlock()
+	r.kind.heard = time.Now()
+	return nil
+}
 
 // patience is how often a kind must be said to be absent before it counts as that.
 const patience = 4
