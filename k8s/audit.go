@@ -10,7 +10,7 @@ import (
 
 // AuditAnnotation, with the value "true", puts a policy object under audit: it enforces nothing, and what it would drop is
 // counted and told. "false" is the same as none.
-const AuditAnnotation = "weir.net/audit"
+const AuditAnnotation = "weirnet.github.io/audit"
 
 const auditPath = "metadata.annotations[" + AuditAnnotation + "]"
 

@@ -25,7 +25,7 @@ func TestAuditAnnotationCountsForEveryKindOfPolicy(t *testing.T) {
 			}
 			var want []Status
 			if audit {
-				want = []Status{{m.Policies[0].Key, "metadata.annotations[weir.net/audit]", ReasonAudited,
+				want = []Status{{m.Policies[0].Key, "metadata.annotations[weirnet.github.io/audit]", ReasonAudited,
 					"under audit: it enforces nothing, what it would drop is counted and logged; remove the annotation to enforce it"}}
 			}
 			if len(statuses) != len(want) || len(want) > 0 && statuses[0] != want[0] {
@@ -34,12 +34,12 @@ func TestAuditAnnotationCountsForEveryKindOfPolicy(t *testing.T) {
 		}
 		for _, value := range []string{`"True"`, `""`, `"yes"`, `"1"`} {
 			_, err := Decode("m.yaml", []byte(annotated(manifest, value)))
-			if err == nil || !strings.Contains(err.Error(), "metadata.annotations[weir.net/audit]: "+value+`, must be "true" or "false"`) {
+			if err == nil || !strings.Contains(err.Error(), "metadata.annotations[weirnet.github.io/audit]: "+value+`, must be "true" or "false"`) {
 				t.Errorf("%s: %v", value, err)
 			}
 		}
 	}
-	if _, err := Decode("m.yaml", []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: web, annotations: {weir.net/audit: \"yes\"}}\n")); err != nil {
+	if _, err := Decode("m.yaml", []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: web, annotations: {weirnet.github.io/audit: \"yes\"}}\n")); err != nil {
 		t.Errorf("what is no policy has the annotation: %v", err)
 	}
 }

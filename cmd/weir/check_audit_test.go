@@ -11,12 +11,12 @@ import (
 const policyForAudit = `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: db, annotations: {weir.net/audit: "true"}}
+metadata: {name: db, annotations: {weirnet.github.io/audit: "true"}}
 spec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]}
 ---
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
-metadata: {name: web, namespace: default, annotations: {weir.net/audit: "true"}}
+metadata: {name: web, namespace: default, annotations: {weirnet.github.io/audit: "true"}}
 spec: {endpointSelector: {matchLabels: {app: web}}, egressDeny: [{toEndpoints: [{matchLabels: {app: db}}], toPorts: [{ports: [{port: "81"}]}]}], enableDefaultDeny: {egress: false}}
 `
 
@@ -38,7 +38,7 @@ func TestAnswersNameWhatAnAuditWouldDeny(t *testing.T) {
 		if code != checkFine || strings.TrimSpace(out) != strings.TrimSuffix(probe, "}")+","+want {
 			t.Errorf("exit code %d\n got %s\nwant %s\n%s", code, out, strings.TrimSuffix(probe, "}")+","+want, errs)
 		}
-		if !strings.Contains(errs, "weir check: note: NetworkPolicy default/db: metadata.annotations[weir.net/audit]: under audit") {
+		if !strings.Contains(errs, "weir check: note: NetworkPolicy default/db: metadata.annotations[weirnet.github.io/audit]: under audit") {
 			t.Errorf("nobody says what is under audit: %s", errs)
 		}
 	}

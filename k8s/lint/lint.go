@@ -76,7 +76,7 @@ func (r *Report) Worst(least Severity) int {
 }
 
 // IgnoreAnnotation on an object lists, with commas between them, the rules whose findings about that object are not wanted.
-const IgnoreAnnotation = "weir.net/lint-ignore"
+const IgnoreAnnotation = "weirnet.github.io/lint-ignore"
 
 // Run judges an inspected directory. The findings are the same for the same files. The error is that of a set that cannot
 // be translated at all.

@@ -201,7 +201,7 @@ func TestRulesAreComplete(t *testing.T) {
 
 // A field that is suppressed is counted; others of the same object are told all the same.
 func TestIgnoredFindingsAreCounted(t *testing.T) {
-	const policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a, annotations: {weir.net/lint-ignore: \" rule-matches-nothing , dns-forgotten\"}}\nspec: {endpointSelector: {}, ingress: [{fromEndpoints: []}, {}]}\n"
+	const policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a, annotations: {weirnet.github.io/lint-ignore: \" rule-matches-nothing , dns-forgotten\"}}\nspec: {endpointSelector: {}, ingress: [{fromEndpoints: []}, {}]}\n"
 	report := lintFiles(t, map[string]string{"a.yaml": policy})
 	if report.Ignored != 1 || len(report.Findings) != 1 || report.Findings[0].Rule != emptyAdmitsNobody {
 		t.Errorf("%d ignored, findings %+v", report.Ignored, report.Findings)

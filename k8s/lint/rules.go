@@ -94,6 +94,6 @@ func Rules() []Rule {
 		{cidrNamesPods, Warning, "A CIDR rule of a Cilium policy that names pods",
 			"In cilium.io policies CIDR rules match addresses outside the cluster only, never those of pods or nodes. Select the pods by their labels."},
 		{ignoreUnknown, Warning, "The annotation to ignore findings names no rule",
-			"The annotation weir.net/lint-ignore lists IDs of rules. One that does not exist suppresses nothing."},
+			"The annotation weirnet.github.io/lint-ignore lists IDs of rules. One that does not exist suppresses nothing."},
 	}
 }

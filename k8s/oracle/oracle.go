@@ -203,9 +203,9 @@ func (o *Oracle) planes(s side) *Judgement {
 	return j
 }
 
-// counts says that a policy has a say: one whose object is annotated weir.net/audit: "true" only in an audit.
+// counts says that a policy has a say: one whose object is annotated weirnet.github.io/audit: "true" only in an audit.
 func (s side) counts(policy metav1.Object) bool {
-	return s.audit || policy.GetAnnotations()["weir.net/audit"] != "true"
+	return s.audit || policy.GetAnnotations()["weirnet.github.io/audit"] != "true"
 }
 
 // side is a packet seen from one of its ends.
