@@ -16,26 +16,18 @@ import (
 	"github.com/weirnet/weir/internal/cluster"
 )
 
-// installCRDs puts the definitions of deploy/crds into the cluster.
-func installCRDs(t *testing.T, c *cluster.Cluster) {
+// defined is the cluster without nodes, with the definitions of deploy/crds as the chart installs them.
+func defined(t *testing.T) *cluster.Cluster {
 	t.Helper()
-	paths, err := filepath.Glob("../crds/*.yaml")
-	if err != nil || len(paths) < 3 {
-		t.Fatalf("definitions: %q, %v", paths, err)
-	}
-	args := []string{"apply", "--server-side"}
-	for _, path := range paths {
-		args = append(args, "-f", path)
-	}
-	kubectl(t, c, args...)
+	c := chartOnAPIServer(t)
 	kubectl(t, c, "wait", "--for=condition=Established", "--timeout=30s", "crd", "ciliumnetworkpolicies.cilium.io",
 		"ciliumclusterwidenetworkpolicies.cilium.io", "ciliumcidrgroups.cilium.io")
+	return c
 }
 
 // A real API server refuses each mistake by field and remedy.
 func TestAPIServerRefusesMistakesByName(t *testing.T) {
-	c := apiserver(t)
-	installCRDs(t, c)
+	c := defined(t)
 	archive, err := txtar.ParseFile("../crds/schema/testdata/refused.txtar")
 	if err != nil {
 		t.Fatal(err)
@@ -57,8 +49,7 @@ func TestAPIServerRefusesMistakesByName(t *testing.T) {
 
 // All policies of a cilium.io kind that the repository's tests and examples enforce are taken, as they are.
 func TestAPIServerTakesWhatWeirEnforces(t *testing.T) {
-	c := apiserver(t)
-	installCRDs(t, c)
+	c := defined(t)
 	var documents []string
 	namespaces := regexp.MustCompile(`(?m)^(  namespace:|metadata: \{.*namespace:) *[a-z0-9-]+`)
 	keep := func(data []byte) {
@@ -104,8 +95,7 @@ func TestAPIServerTakesWhatWeirEnforces(t *testing.T) {
 
 // The chart installs a definition unless somebody else's is there.
 func TestChartLeavesForeignDefinitionsAlone(t *testing.T) {
-	c := apiserver(t)
-	installCRDs(t, c)
+	c := defined(t)
 	chart, err := cluster.Chart(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +107,7 @@ func TestChartLeavesForeignDefinitionsAlone(t *testing.T) {
 	defer label("weir")
 	for owner, want := range map[string]bool{"weir": true, "cilium": false} {
 		label(owner)
-		out, err := c.Helm(t.Context(), "template", "weir", chart, "--namespace=kube-system", "--dry-run=server")
+		out, err := c.Helm(t.Context(), "upgrade", release, chart, "--namespace="+system, "--dry-run=server")
 		if err != nil {
 			t.Fatal(err)
 		}
