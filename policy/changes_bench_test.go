@@ -136,6 +136,7 @@ func benchChanges(b *testing.B, m *Model) {
 		b.Run(c.name, func(b *testing.B) {
 			i, least, all := 0, time.Duration(math.MaxInt64), []time.Duration{}
 			runtime.GC()
+			cpu := cpuTime()
 			b.ReportAllocs()
 			for b.Loop() {
 				change := c.change(i)
@@ -153,6 +154,7 @@ func benchChanges(b *testing.B, m *Model) {
 				i++
 			}
 			slices.Sort(all)
+			b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/1000/float64(i), "cpu-ms") // the collector's share included
 			b.ReportMetric(float64(least.Microseconds())/1000, "min-ms")
 			b.ReportMetric(float64(all[(len(all)-1)*99/100].Microseconds())/1000, "p99-ms")
 		})
