@@ -59,7 +59,7 @@ var variants = map[string]string{
 	"everything":   "operator.hostNetwork=true,operator.replicas=2,k8sServiceHost=192.0.2.1,bpf.autoMount.enabled=true,vxlan.port=4789,vxlan.vni=0,devices={eth0,eth1},imagePullSecrets[0].name=x,affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
 	"conditions":   "operator.conditions=never",
 	"by digest":    "image.digest=sha256:" + strings.Repeat("0", 64),
-	"environment":  "extraEnv[0].name=A,extraEnv[0].value=b,extraArgs={--log-level=debug},operator.extraArgs={--log-level=debug},goMemLimit=400MiB",
+	"environment":  "extraEnv[0].name=A,extraEnv[0].value=b,extraArgs={--log-level=debug},operator.extraArgs={--log-level=debug},goMemLimit=",
 	"annotations":  "podAnnotations.a=b,podLabels.a=b,operator.podAnnotations.a=b,operator.podLabels.a=b,commonLabels.a=b,serviceAccount.annotations.a=b",
 	"host network": "operator.hostNetwork=true,prometheus.enabled=true",
 }
