@@ -90,14 +90,18 @@ func within(t *testing.T, most time.Duration, ask func(ctx context.Context) erro
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()
+	var last error // what the answer was before time ran out for it
 	for {
 		err := ask(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatal(errors.Join(fmt.Errorf("not within %s", most), err))
+			t.Fatal(errors.Join(fmt.Errorf("not within %s", most), last))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

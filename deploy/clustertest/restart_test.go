@@ -186,9 +186,13 @@ func TestNodeRestart(t *testing.T) {
 	}
 	t.Logf("n1 was ready %.1f s after the power cut", time.Since(begin).Seconds())
 	within(t, 90*time.Second, func(ctx context.Context) error {
-		ip, err := c.Field(ctx, ns, "pod/server", ".status.podIP")
+		out, err := c.Field(ctx, ns, "pod/server", ".status.containerStatuses[0].state.running.startedAt} {.status.podIP")
 		if err != nil {
 			return err
+		}
+		when, ip, _ := strings.Cut(out, " ")
+		if at, err := time.Parse(time.RFC3339, when); err != nil || at.Before(begin.Truncate(time.Second)) {
+			return fmt.Errorf("the server runs since %q", when)
 		}
 		server.IP = ip
 		return ally.get(ctx, c, ip+":8080")

@@ -38,7 +38,7 @@ func remember(t *testing.T, c *cluster.Cluster) {
 // traces are all places of a node where weir could leave something, as lines.
 func traces(t *testing.T, n *cluster.Node) (lines []string) {
 	t.Helper()
-	for _, dir := range []string{"/etc/cni/net.d", "/opt/cni/bin", "/sys/fs/bpf", "/run/weir", "/var/run/weir", "/var/lib/weir", "/etc/weir"} {
+	for _, dir := range []string{"/etc/cni/net.d", "/opt/cni/bin", "/sys/fs/bpf", "/run/weir", "/var/lib/weir", "/etc/weir"} {
 		err := fs.WalkDir(os.DirFS(n.Path(dir)), ".", func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -131,10 +131,10 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	running = ""
 	t.Logf("uninstalled in %.1f s", time.Since(begin).Seconds())
 	for _, n := range c.Nodes {
-		// cni0 is there since the first pod, whoever had it.
 		expected, left := before[n.Name], traces(t, n)
 		for _, line := range left {
-			if !slices.Contains(expected, line) && !strings.HasPrefix(line, "cni0: bridge") {
+			// cni0 is there since the first pod, whoever had it. Kubelet made /run/weir, and holds it while the agent's pod ends.
+			if !slices.Contains(expected, line) && !strings.HasPrefix(line, "cni0: bridge") && !strings.HasPrefix(line, "/run/weir/. ") {
 				t.Errorf("%s: left behind: %s", n.Name, line)
 			}
 		}
@@ -144,12 +144,18 @@ func TestUninstallLeavesNothing(t *testing.T) {
 			}
 		}
 	}
-	if out, err := c.Kubectl(t.Context(), "get", "all,serviceaccounts,configmaps,roles,rolebindings,leases", "--namespace="+system, "-l", "app.kubernetes.io/name=weir", "-o", "name"); err != nil || out != "" {
-		t.Errorf("left in the cluster: %q, %v", out, err)
-	}
-	if out, err := c.Kubectl(t.Context(), "get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/name=weir", "-o", "name"); err != nil || out != "" {
-		t.Errorf("left in the cluster: %q, %v", out, err)
-	}
+	within(t, 30*time.Second, func(ctx context.Context) error {
+		for _, kinds := range []string{"all,serviceaccounts,configmaps,roles,rolebindings,leases", "clusterroles,clusterrolebindings"} {
+			out, err := c.Kubectl(ctx, "get", kinds, "--namespace="+system, "-l", "app.kubernetes.io/name=weir", "-o", "name")
+			if err != nil {
+				return err
+			}
+			if out != "" {
+				return fmt.Errorf("left in the cluster: %q", out)
+			}
+		}
+		return nil
+	})
 	within(t, 10*time.Second, func(ctx context.Context) error { return client.get(ctx, c, server.IP+":8080") })
 	late := &pod{Namespace: ns, Name: "late", Node: "n1"}
 	start(t, c, late)

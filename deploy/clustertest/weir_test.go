@@ -6,6 +6,7 @@ package clustertest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -84,20 +85,41 @@ func state(c *cluster.Cluster) string {
 	defer cancel()
 	var text strings.Builder
 	for _, args := range [][]string{{"get", "pods", "-o", "wide"}, {"get", "events", "--sort-by=.lastTimestamp"},
-		{"logs", "-l", "app.kubernetes.io/name=weir", "--all-containers", "--prefix", "--tail=40", "--ignore-errors"}} {
+		{"logs", "-l", "app.kubernetes.io/name=weir", "--all-containers", "--prefix", "--tail=400", "--ignore-errors"}} {
 		out, err := c.Kubectl(ctx, append([]string{"--namespace=" + system}, args...)...)
-		fmt.Fprintf(&text, "%s%v\n", out, err)
+		for line := range strings.Lines(out) {
+			if !strings.Contains(line, `msg="drop `) {
+				text.WriteString(line)
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(&text, err)
+		}
 	}
 	return text.String()
 }
 
-// agent is the name of the agent's pod on a node.
+// agent is the name of the agent's pod on a node: of the one that is to stay, while another is leaving.
 func agent(t *testing.T, c *cluster.Cluster, node string) string {
 	t.Helper()
-	name := strings.TrimSpace(kubectl(t, c, "--namespace="+system, "get", "pods", "-l", "app.kubernetes.io/name=weir,app.kubernetes.io/component=agent",
-		"--field-selector=status.phase=Running,spec.nodeName="+node, "-o", `jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name} {end}`))
-	if name == "" || strings.Contains(name, " ") {
-		t.Fatalf("agents on %s: %q", node, name)
+	var list struct {
+		Items []struct {
+			Metadata struct{ Name, DeletionTimestamp string }
+		}
 	}
-	return name
+	out := kubectl(t, c, "--namespace="+system, "get", "pods", "-l", "app.kubernetes.io/name=weir,app.kubernetes.io/component=agent",
+		"--field-selector=spec.nodeName="+node, "-o", "json")
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, item := range list.Items {
+		if item.Metadata.DeletionTimestamp == "" {
+			names = append(names, item.Metadata.Name)
+		}
+	}
+	if len(names) != 1 {
+		t.Fatalf("agents on %s: %q", node, names)
+	}
+	return names[0]
 }

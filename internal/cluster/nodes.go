@@ -40,6 +40,8 @@ failSwapOn: false
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
 resolvConf: ""
 volumePluginDir: /var/lib/kubelet/volumeplugins
 imageGCHighThresholdPercent: 100
@@ -178,6 +180,7 @@ func (n *Node) startKubernetes(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("wait for flannel on %s: %w: ...%s", n.Name, err, tail([]byte(n.Log("flanneld")), 800))
 	}
+	n.cluster.say("%s has its subnet", n.Name)
 	if _, err := os.Stat(n.Path(FlannelConflistPath)); err == nil {
 		return nil // from before a restart, and perhaps not only flannel's any more
 	}
@@ -235,9 +238,11 @@ func (n *Node) Restart(ctx context.Context) error {
 	if err := n.powerOff(); err != nil {
 		return err
 	}
+	n.cluster.say("%s is off", n.Name)
 	if err := n.boot(ctx); err != nil {
 		return fmt.Errorf("restart %s: %w", n.Name, err)
 	}
+	n.cluster.say("%s is on", n.Name)
 	if err := n.startKubernetes(ctx); err != nil {
 		return fmt.Errorf("restart %s: %w", n.Name, err)
 	}
