@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,7 @@ type Network struct {
 	links  map[int]netlink.Link
 	addrs  []address
 	routes []route
+	since  time.Time // when looking began
 }
 
 type address struct {
@@ -43,7 +45,7 @@ type Device struct {
 
 // Observe reads the links, addresses and routes of the calling thread's network namespace.
 func Observe() (*Network, error) {
-	n := &Network{links: map[int]netlink.Link{}}
+	n := &Network{links: map[int]netlink.Link{}, since: time.Now()}
 	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)

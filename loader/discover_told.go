@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -84,8 +85,9 @@ func (n *Network) BehindName(name string, addrs []netip.Addr) (PodInterface, err
 
 // told is what the CNI plugin said, as long as the veth is the one it spoke of.
 type told struct {
-	at   PodInterface
-	peer peer
+	at    PodInterface
+	peer  peer
+	since time.Time // of the network that it was seen in
 }
 
 type toldOf struct {
@@ -98,7 +100,7 @@ func (f *PodFinder) Tell(n *Network, pod string, a netip.Addr, at PodInterface) 
 	if f.told == nil {
 		f.told = map[toldOf]told{}
 	}
-	f.told[toldOf{pod, a}] = told{at, n.peer(at.Ifindex)}
+	f.told[toldOf{pod, a}] = told{at, n.peer(at.Ifindex), n.since}
 }
 
 // recall is what was told about a pod and is still true.
@@ -107,10 +109,10 @@ func (f *PodFinder) recall(n *Network, p PodAddress) (PodInterface, bool) {
 	return t.at, ok && n.peer(t.at.Ifindex) == t.peer
 }
 
-// forget drops what was told about veths that are gone.
+// forget drops what was told about veths that are gone; n may be older than what was told.
 func (f *PodFinder) forget(n *Network) {
 	for of, t := range f.told {
-		if n.peer(t.at.Ifindex) != t.peer {
+		if n.since.After(t.since) && n.peer(t.at.Ifindex) != t.peer {
 			delete(f.told, of)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -90,6 +91,10 @@ func TestWhatIsToldOverrulesWhatWasFound(t *testing.T) {
 	at, err := n.Inside(int(next), "vethNp", addrs("10.42.0.2"))
 	ok(t, err)
 	f.Tell(n, "default/a", netip.MustParseAddr("10.42.0.2"), at)
+	expectFound(t, f, map[string]string{"default/a": "vethN by cni"}, list)
+	old := observe(t)
+	old.since, old.links = n.since.Add(-time.Second), map[int]netlink.Link{}
+	f.Find(old, list) // an agent that has looked before the veth came
 	expectFound(t, f, map[string]string{"default/a": "vethN by cni"}, list)
 	// The same address said of another pod is no word about this one.
 	other := []PodAddress{{Key: "default/b u", Pod: "default/b", Addr: list[0].Addr}}

@@ -20,8 +20,10 @@ import (
 )
 
 const (
-	recordPoll = 5 * time.Second // what nobody announced
-	podIfName  = "eth0"          // what runtimes call a pod's own interface; further ones are others' business
+	recordPoll  = 5 * time.Second       // what nobody announced
+	recordAgain = 10 * time.Millisecond // until what was half there is looked at again
+	recordTries = 100
+	podIfName   = "eth0" // what runtimes call a pod's own interface; further ones are others' business
 )
 
 // records follows what the container runtime writes down about each pod it has connected (libcni's cache): who it is, its
@@ -36,7 +38,9 @@ type records struct {
 
 type record struct {
 	at        time.Time // of its last change
-	container string
+	container string    // empty: it is of no pod
+	tries     int       // in vain
+	met       bool
 }
 
 // runtimeRecord is the part of a record that names the pod.
@@ -70,29 +74,33 @@ func (r *records) follow(ctx context.Context) {
 		defer watcher.Close()
 		watcher.Add(r.dir)
 	}
-	poll := time.NewTicker(recordPoll)
+	poll, again := time.NewTicker(recordPoll), time.NewTimer(time.Hour)
 	defer poll.Stop()
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-watcher.Events:
-			r.scan()
-		case <-watcher.Errors:
+		case <-watcher.Errors: // events may be lost
+		case <-again.C:
 		case <-poll.C:
 			if err == nil {
 				watcher.Add(r.dir)
 			}
-			r.scan()
+		}
+		if r.scan() {
+			again.Reset(recordAgain)
 		}
 	}
 }
 
 // scan reads the records that have changed, and claims for the pods that they name; it lets go of those whose record is gone.
-func (r *records) scan() {
+// again says that something is half written, or could not be looked at while interfaces come and go.
+func (r *records) scan() (again bool) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return // nothing is concluded from what cannot be read
+		return false // nothing is concluded from what cannot be read
 	}
 	there := map[string]bool{}
 	var network *loader.Network
@@ -100,23 +108,35 @@ func (r *records) scan() {
 		path := filepath.Join(r.dir, e.Name())
 		there[path] = true
 		info, err := e.Info()
-		if err != nil || r.read[path].at.Equal(info.ModTime()) {
+		if err != nil {
+			continue
+		}
+		old := r.read[path]
+		if !old.at.Equal(info.ModTime()) {
+			old = record{at: info.ModTime()}
+		}
+		if old.met || old.tries >= recordTries {
 			continue
 		}
 		p, hosts, err := readRecord(path)
-		if err != nil || p == nil {
-			if err == nil {
-				r.read[path] = record{at: info.ModTime()}
-			}
-			continue // half written, or not of a pod
+		if err == nil && p != nil && network == nil {
+			network, err = loader.Observe()
 		}
-		if network == nil {
-			if network, err = loader.Observe(); err != nil {
-				return
-			}
+		switch {
+		case err != nil:
+		case p == nil:
+			old.met = true
+		default:
+			old.container = p.ContainerID
+			err = r.guard.heard(network, p, hosts)
+			old.met = err == nil
 		}
-		r.read[path] = record{info.ModTime(), p.ContainerID}
-		r.guard.heard(network, p, hosts)
+		if !old.met {
+			old.tries++
+			again = true
+			r.log.Debug("a record of the container runtime is of no use yet", "record", path, "because", err)
+		}
+		r.read[path] = old
 	}
 	for path, old := range r.read {
 		if !there[path] {
@@ -126,6 +146,7 @@ func (r *records) scan() {
 			}
 		}
 	}
+	return again
 }
 
 // readRecord is the pod that a record is of, and the interfaces of the host that it names; no pod if it is of none.
@@ -170,21 +191,26 @@ func readRecord(path string) (p *cni.Pod, hosts []string, err error) {
 }
 
 // heard claims for a pod what somebody else than the plugin says of it, if its interface bears it out.
-func (g *podGuard) heard(n *loader.Network, p *cni.Pod, hosts []string) {
+func (g *podGuard) heard(n *loader.Network, p *cni.Pod, hosts []string) (err error) {
+	var at loader.PodInterface
+	err = loader.ErrNoInterface
 	for _, host := range hosts {
-		at, err := n.BehindName(host, p.Addrs)
-		if err != nil {
-			continue
+		if at, err = n.BehindName(host, p.Addrs); err == nil {
+			break
 		}
-		if g.isGuarded(p, at.Ifindex) {
-			return
-		}
-		g.leave(p, at, n)
-		over, cancel := context.WithCancel(context.Background())
-		cancel() // nobody waits
-		if err := g.claim(over, p, at); err != nil && !errors.Is(err, context.Canceled) {
-			g.log.Debug("what the container runtime says of a pod is of no use", "pod", p.String(), "because", err)
-		}
-		return
 	}
+	if err != nil {
+		return err
+	}
+	if g.isGuarded(p, at.Ifindex) {
+		return nil
+	}
+	g.log.Info("pod starts, by the container runtime's record", "pod", p.String(), "addresses", p.Addrs, "interface", at.Name)
+	g.leave(p, at, n)
+	over, cancel := context.WithCancel(context.Background())
+	cancel() // nobody waits
+	if err := g.claim(over, p, at); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
