@@ -103,7 +103,6 @@ type kernel struct {
 
 // serveAgent runs the agent until ctx ends; then, and after an error, all that is enforced stays enforced.
 func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
-	memory := frugal()
 	lock, err := loader.LockPins(cfg.pinPath)
 	if err != nil {
 		return err
@@ -114,7 +113,7 @@ func serveAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) error {
 		return err
 	}
 	a := &agent{cfg: cfg, log: log, origin: from, planner: policy.NewPlanner(), finder: &loader.PodFinder{Log: log}, status: newStatus(time.Now()),
-		guard: newPodGuard(cfg.cni, from.claims, log), memory: memory}
+		guard: newPodGuard(cfg.cni, from.claims, log), memory: newMemory()}
 	context.AfterFunc(ctx, func() { a.status.fail(errStopping) })
 	if a.api != nil {
 		p, err := newPublisher(a)

@@ -10,14 +10,12 @@ import (
 )
 
 // An agent is one of thousands, each on a node whose memory is somebody else's. Go lets a heap grow to twice of what is in
-// use before it collects, and keeps what it has collected for a while; the agent lets the heap grow by a quarter, and
-// bounds all that it holds by what is in use, a third of that, and memorySlack. What that costs is little, for what is in
-// use hardly changes: tens of milliseconds of CPU for every so many megabytes of news. While the first state is read, nearly
-// all that is allocated is thrown away; then it collects half as often.
+// use before it collects, and keeps what it has collected for a while; once the first state is enforced, the agent lets the
+// heap grow by a quarter, and bounds all that it holds by what is in use, a third of that, and memorySlack. What that costs
+// is little, for what is in use hardly changes: tens of milliseconds of CPU for every so many megabytes of news.
 const (
-	syncPercent   = 50
 	steadyPercent = 25
-	memorySlack   = 16 << 20        // bytes
+	memorySlack   = 20 << 20        // bytes
 	settleMemory  = 2 * time.Second // until nobody works at the first state any more
 )
 
@@ -27,13 +25,9 @@ type memory struct {
 	fixed bool  // GOGC is set: whoever sets it knows better
 }
 
-// frugal sets how the heap may grow until steady is called.
-func frugal() memory {
-	m := memory{limit: debug.SetMemoryLimit(-1), fixed: os.Getenv("GOGC") != ""}
-	if !m.fixed {
-		debug.SetGCPercent(syncPercent)
-	}
-	return m
+// newMemory is what the environment says.
+func newMemory() memory {
+	return memory{limit: debug.SetMemoryLimit(-1), fixed: os.Getenv("GOGC") != ""}
 }
 
 // steady gives back what the first state took to read, and sets how the heap may grow from now on.
