@@ -53,13 +53,6 @@ func (s *status) settled(missing map[string]error) {
 	}
 }
 
-// unguarded is why a pod ("namespace/name") is not guarded; nil if it is, or nobody here knows it.
-func (s *status) unguarded(pod string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.missing[pod]
-}
-
 // fail notes an error and says whether it is news.
 func (s *status) fail(err error) bool {
 	s.mu.Lock()
