@@ -20,12 +20,24 @@ enum backends_admitted {
 #define BACKENDS_ANSWER 3
 #define BACKENDS_AUDIT 4 /* the audited plane refuses one that the enforced plane admits */
 
-static __always_inline struct service *service_find(__u32 addr, __u16 port, __u8 protocol)
+/* Are NodePorts reached under this address? */
+static __always_inline int serves_node_ports(__u64 entry)
+{
+	return address_kind(entry) == ADDRESS_HOST || (address_kind(entry) == ADDRESS_NODE && address_flags(entry) & ADDRESS_UNDERLAY);
+}
+
+/* The Service behind an address; node: serves_node_ports() of its entry. */
+static __always_inline struct service *service_find(__u32 addr, __u16 port, __u8 protocol, int node)
 {
 	struct service_key key = {.addr4 = addr, .port = port, .protocol = protocol};
+	struct service *service;
 
-	if (!SEES_SERVICES || !ARRAY_OF(state)->service_entries)
+	if (!SEES_SERVICES || !ARRAY_OF(state)->service_entries || !addr)
 		return NULL;
+	service = bpf_map_lookup_elem(&services, &key);
+	if (service || !node)
+		return service;
+	key.addr4 = 0; /* every node */
 	return bpf_map_lookup_elem(&services, &key);
 }
 
@@ -62,6 +74,7 @@ __noinline int service_judge(const struct service *service, __u32 identity, __u3
 }
 
 #define ADMITS(plane, direction) ((plane) | (direction) << 1)
+#define ADMITS_NODE 4 /* the destination serves NodePorts */
 
 /* What one pod says of image_admits' question; how: ADMITS. */
 __noinline int pod_admits(const struct flow_key *key, __u32 pod, __u32 peer, __u32 half, __u32 how)
@@ -71,15 +84,15 @@ __noinline int pod_admits(const struct flow_key *key, __u32 pod, __u32 peer, __u
 
 	if (!key)
 		return 0;
-	if (how >> 1 == DIRECTION_EGRESS) {
-		struct service *service = service_find(key->daddr, key->dport, key->protocol);
+	if ((how >> 1 & 1) == DIRECTION_EGRESS) {
+		struct service *service = service_find(key->daddr, key->dport, key->protocol, how & ADMITS_NODE);
 
 		if (service)
 			return !service->count || !row_enforced(image_plane_row(image_at(half), how & 1, pod, DIRECTION_EGRESS)) ||
 			       (service_judge(service, pod, key->protocol, half, how & 1) & BACKENDS_ANSWER) != BACKENDS_NONE;
 	}
 	image = image_at(half);
-	row = image_plane_row(image, how & 1, pod, how >> 1);
+	row = image_plane_row(image, how & 1, pod, how >> 1 & 1);
 	return !row_enforced(row) || image_cell(image, row, image_peer_class(image, peer),
 						image_port_class(image, key->protocol, key->dport)) & CELL_ALLOW;
 }
@@ -91,7 +104,8 @@ __noinline int pod_admits(const struct flow_key *key, __u32 pod, __u32 peer, __u
 static __always_inline int image_admits(const struct flow_key *key, __u64 source, __u64 destination, __u32 half, enum plane plane)
 {
 	__u32 from = address_identity(source), to = address_identity(destination);
+	__u32 node = serves_node_ports(destination) ? ADMITS_NODE : 0;
 
-	return (address_kind(source) != ADDRESS_LOCAL_POD || pod_admits(key, from, to, half, ADMITS(plane, DIRECTION_EGRESS))) &&
+	return (address_kind(source) != ADDRESS_LOCAL_POD || pod_admits(key, from, to, half, ADMITS(plane, DIRECTION_EGRESS) | node)) &&
 	       (address_kind(destination) != ADDRESS_LOCAL_POD || pod_admits(key, to, from, half, ADMITS(plane, DIRECTION_INGRESS)));
 }

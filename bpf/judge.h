@@ -294,7 +294,7 @@ static __always_inline enum reason judge_row(struct decision *d, struct packet *
 		return p->saddr == p->daddr ? REASON_SELF : REASON_FRAGMENT;
 	}
 	if (s->direction == DIRECTION_EGRESS) {
-		struct service *service = service_find(p->daddr, p->dport, p->protocol);
+		struct service *service = service_find(p->daddr, p->dport, p->protocol, serves_node_ports(d->destination));
 
 		if (service) {
 			if (!row_enforced(row)) {

@@ -102,7 +102,10 @@ struct node {
 };
 _Static_assert(sizeof(struct node) == 32, "node is ABI");
 
-/* A Service address → the distinct {identity, port} pairs of its ready endpoints. */
+/*
+ * A Service address → the distinct {identity, port} pairs of its ready endpoints. Address 0 stands for all those under which
+ * nodes serve NodePorts: an entry for each would not fit, of thousands of nodes.
+ */
 struct service_key {
 	__u32 addr4;
 	__u16 port;

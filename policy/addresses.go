@@ -56,7 +56,7 @@ func tables(m *Model, owners []owner, n *numbering, img *Image) (*Compiled, erro
 		}
 	}
 	slices.SortFunc(c.Nodes, func(a, b NodeEntry) int { return cmp.Compare(a.Slot, b.Slot) })
-	c.Services = newServiceIndex(m.Services).entries(m, c.Address)
+	c.Services = newServiceIndex(m.Services).entries(c.Address)
 	return c, nil
 }
 

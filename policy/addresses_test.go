@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -120,6 +121,29 @@ func TestPerPodLabelsCountOnlyWhenNamed(t *testing.T) {
 	}
 }
 
+// One entry stands for a NodePort at all nodes: thousands of nodes and hundreds of ports fit. Only an address that a Service
+// claims for itself has an entry of its own, with what the node serves there, too.
+func TestNodePortsCostOneEntry(t *testing.T) {
+	m := smallModel()
+	ap := netip.MustParseAddrPort
+	node := m.Nodes[1].Underlay[0]
+	m.Services = []Service{
+		{Namespace: "default", Name: "web", NodePorts: true, Ports: []ServicePort{{Protocol: TCP, Port: 80, NodePort: 30080, Backends: []netip.AddrPort{ap("10.42.2.10:8080")}}}},
+		{Namespace: "default", Name: "lb", Addrs: []netip.Addr{node}, Ports: []ServicePort{{Protocol: TCP, Port: 30080, Backends: []netip.AddrPort{ap("10.42.1.10:8081")}}}},
+	}
+	for i := range 5000 {
+		m.Nodes = append(m.Nodes, Node{Name: fmt.Sprintf("n%d", i), Underlay: []netip.Addr{netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}})
+	}
+	c := build(t, m)
+	backends := map[string]int{}
+	for _, s := range c.Services {
+		backends[s.Addr.String()] = len(s.Backends)
+	}
+	if want := map[string]int{"0.0.0.0": 1, "::": 0, node.String(): 2}; !maps.Equal(backends, want) {
+		t.Errorf("backends by address: %v, want %v", backends, want)
+	}
+}
+
 func TestServices(t *testing.T) {
 	m := smallModel()
 	ap := netip.MustParseAddrPort
@@ -144,7 +168,7 @@ func TestServices(t *testing.T) {
 			t.Errorf("%s %d: %+v, want %+v", s.Addr, s.Port, s.Backends, want)
 		}
 	}
-	if text := strings.Join(got, " "); text != "10.42.1.0/6/30080 10.42.1.1/6/30080 10.43.0.1/6/80 10.43.0.1/17/53 192.0.2.1/6/30080 192.0.2.2/6/30080 fd00::1/6/80 fd00::1/17/53" {
+	if text := strings.Join(got, " "); text != "0.0.0.0/6/30080 10.43.0.1/6/80 10.43.0.1/17/53 ::/6/30080 fd00::1/6/80 fd00::1/17/53" {
 		t.Error(text)
 	}
 }

@@ -114,6 +114,9 @@ func randomService(r *rand.Rand, m *Model, i int) Service {
 	}
 	for j := range 1 + r.IntN(2) {
 		p := ServicePort{Protocol: TCP, Port: uint16(80 + j), NodePort: uint16(r.IntN(3)) * 30080}
+		if r.IntN(4) == 0 {
+			p.Port = 30080 // of a node's address too, perhaps
+		}
 		for range r.IntN(4) {
 			p.Backends = append(p.Backends, netip.AddrPortFrom(pick(r, pick(r, m.Pods).Addrs), 80),
 				netip.AddrPortFrom(mustAddr(fmt.Sprintf("10.42.%d.%d", 1+r.IntN(5), 210+r.IntN(20))), 81), netip.AddrPortFrom(pick(r, m.Nodes).Underlay[0], 8472))

@@ -42,19 +42,18 @@ func (c *change) serviceEntries(d *Delta) {
 		}
 	}
 	c.backendsChange(touch)
-	c.eachNode(len(atNodes) > 0, func(n *Node, changes bool) {
-		n.eachPortAddress(c.live.node, func(a netip.Addr) {
-			for at := range atNodes {
-				own[ServiceAddress{a, at.protocol, at.port}] = true
-			}
-			if !changes {
-				return
-			}
-			for at := range x.nodePorts {
-				own[ServiceAddress{a, at.protocol, at.port}] = true
-			}
-		})
-	})
+	for port := range atNodes {
+		for _, any := range everyNode() {
+			own[ServiceAddress{any, port.protocol, port.port}] = true
+		}
+	}
+	if len(atNodes) > 0 || len(c.nodes) > 0 { // a Service may claim a node's own address, at a NodePort
+		for at := range x.claims {
+			port := nodePort{at.Protocol, at.Port}
+			own[at] = own[at] || atNodes[port] || len(c.nodes) > 0 && len(x.nodePorts[port]) > 0
+		}
+		maps.DeleteFunc(own, func(_ ServiceAddress, touched bool) bool { return !touched })
+	}
 	if len(own) == 0 {
 		return
 	}
@@ -65,12 +64,16 @@ func (c *change) serviceEntries(d *Delta) {
 				func(at nodePort, p *ServicePort) { nodePorts[at] = append(nodePorts[at], p) })
 		}
 	}
+	left := func(before, now []*ServicePort) []*ServicePort {
+		return append(slices.DeleteFunc(slices.Clone(before), func(p *ServicePort) bool { return was[p] }), now...)
+	}
 	for _, at := range slices.SortedFunc(maps.Keys(own), ServiceAddress.compare) {
-		ports, more := slices.Clone(x.claims[at]), claims[at]
-		if np := (nodePort{at.Protocol, at.Port}); c.servesPorts(at.Addr) {
-			ports, more = append(ports, x.nodePorts[np]...), slices.Concat(more, nodePorts[np])
+		port := nodePort{at.Protocol, at.Port}
+		ports := left(x.claims[at], claims[at])
+		if at.Addr.IsUnspecified() || len(ports) > 0 && c.servesPorts(at.Addr) {
+			ports = append(ports, left(x.nodePorts[port], nodePorts[port])...)
 		}
-		if ports = append(slices.DeleteFunc(ports, func(p *ServicePort) bool { return was[p] }), more...); len(ports) > 0 {
+		if len(ports) > 0 {
 			d.Services = append(d.Services, newServiceEntry(at, ports, c.cover))
 		} else {
 			d.GoneServices = append(d.GoneServices, at)
@@ -115,27 +118,6 @@ func (c *change) backendsChange(touch func(*Service)) {
 	}
 }
 
-// eachNode calls yield for the nodes that change, as they were and as they are, and for those that do not, if all are asked for.
-func (c *change) eachNode(all bool, yield func(n *Node, changes bool)) {
-	nodes := c.resolver.nodes
-	for name, n := range c.nodes {
-		if old := nodes[name]; old != nil {
-			yield(old, true)
-		}
-		if n != nil {
-			yield(n, true)
-		}
-	}
-	if !all {
-		return
-	}
-	for name, n := range nodes {
-		if _, changes := c.nodes[name]; !changes {
-			yield(n, false)
-		}
-	}
-}
-
 // servesPorts says whether a is, after the change, an address under which a node's ports are reached.
 func (c *change) servesPorts(a netip.Addr) bool {
 	if !a.IsValid() {
@@ -148,5 +130,5 @@ func (c *change) servesPorts(a netip.Addr) bool {
 	} else if there := c.live.addresses.find(p); there != nil && !changes {
 		e = there.Address
 	}
-	return e.Kind == AddressHost || e.Kind == AddressNode && e.Flags&AddressUnderlay != 0
+	return e.ServesNodePorts()
 }

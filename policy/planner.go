@@ -171,7 +171,7 @@ func (p *Planner) Plan(m *Model) (*Plan, error) {
 			plan, err := p.least(d, policies, func() *Model { return m.snapshot() })
 			if err == nil && plan.Delta != nil {
 				plan.Final.Addresses = p.live.addressesWith(plan.Delta)
-				plan.Final.Services = newServiceIndex(m.Services).entries(m, plan.Final.Address)
+				plan.Final.Services = newServiceIndex(m.Services).entries(plan.Final.Address)
 			}
 			return plan, err
 		}

@@ -4,7 +4,6 @@ package policy
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 )
@@ -28,7 +27,7 @@ func (e *ServiceEntry) At() ServiceAddress { return ServiceAddress{e.Addr, e.Pro
 type serviceIndex struct {
 	services  map[string]*Service
 	claims    map[ServiceAddress][]*ServicePort
-	nodePorts map[nodePort][]*ServicePort // under the address of any node
+	nodePorts map[nodePort][]*ServicePort // under the addresses of every node
 	backends  *addrCounts
 	twice     bool // a Service is listed twice
 }
@@ -77,7 +76,9 @@ func (s *Service) eachClaim(own func(ServiceAddress, *ServicePort), node func(no
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		for _, a := range s.Addrs {
-			own(ServiceAddress{a.Unmap().WithZone(""), p.Protocol, p.Port}, p)
+			if !a.IsUnspecified() {
+				own(ServiceAddress{a.Unmap().WithZone(""), p.Protocol, p.Port}, p)
+			}
 		}
 		if s.NodePorts && p.NodePort != 0 {
 			node(nodePort{p.Protocol, p.NodePort}, p)
@@ -93,32 +94,33 @@ func (s *Service) eachBackend(yield func(netip.Addr)) {
 	}
 }
 
-// eachPortAddress calls yield for the addresses under which a node's ports are reached on node here.
-func (n *Node) eachPortAddress(here string, yield func(netip.Addr)) {
-	for _, a := range n.Underlay {
-		yield(a.Unmap().WithZone(""))
-	}
-	if n.Name == here {
-		for _, a := range n.Overlay {
-			yield(a.Unmap().WithZone(""))
-		}
-	}
+// everyNode are what NodePorts are reached under in a table of Services: one entry stands for the addresses of all nodes, of
+// which there may be thousands. An entry of one of these addresses itself beats it, and has what stands at the NodePort, too.
+func everyNode() [2]netip.Addr {
+	return [2]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+}
+
+// ServesNodePorts says whether NodePorts are reached under an address: under the underlay addresses of other nodes, and all
+// addresses of this one.
+func (a *Address) ServesNodePorts() bool {
+	return a.Kind == AddressHost || a.Kind == AddressNode && a.Flags&AddressUnderlay != 0
 }
 
 // entries are all Service addresses, their backends resolved through the address table.
-func (x *serviceIndex) entries(m *Model, lookup func(netip.Addr) Address) []ServiceEntry {
-	claims := maps.Clone(x.claims)
-	for i := range m.Nodes {
-		m.Nodes[i].eachPortAddress(m.Node, func(a netip.Addr) {
-			for port, ports := range x.nodePorts {
-				at := ServiceAddress{a, port.protocol, port.port}
-				claims[at] = slices.Concat(claims[at], ports)
+func (x *serviceIndex) entries(lookup func(netip.Addr) Address) []ServiceEntry {
+	entries := make([]ServiceEntry, 0, len(x.claims)+2*len(x.nodePorts))
+	for at, ports := range x.claims {
+		if more := x.nodePorts[nodePort{at.Protocol, at.Port}]; len(more) > 0 {
+			if a := lookup(at.Addr); a.ServesNodePorts() {
+				ports = slices.Concat(ports, more)
 			}
-		})
-	}
-	var entries []ServiceEntry
-	for at, ports := range claims {
+		}
 		entries = append(entries, newServiceEntry(at, ports, lookup))
+	}
+	for port, ports := range x.nodePorts {
+		for _, any := range everyNode() {
+			entries = append(entries, newServiceEntry(ServiceAddress{any, port.protocol, port.port}, ports, lookup))
+		}
 	}
 	slices.SortFunc(entries, func(a, b ServiceEntry) int { return a.At().compare(b.At()) })
 	return entries

@@ -74,7 +74,8 @@ type NodeEntry struct {
 	VTEPMAC [6]byte
 }
 
-// ServiceEntry is one Service address with the distinct backends behind it.
+// ServiceEntry is one Service address with the distinct backends behind it. The unspecified address stands for the addresses
+// under which nodes serve NodePorts (Address.ServesNodePorts).
 type ServiceEntry struct {
 	Addr     netip.Addr
 	Protocol uint8

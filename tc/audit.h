@@ -38,7 +38,7 @@ static __always_inline enum reason audit_reason(struct decision *d, struct packe
 	if (p->fragment == FRAGMENT_LATER && !fragment_ports(p))
 		return p->saddr == p->daddr && !chosen ? REASON_NONE : REASON_FRAGMENT;
 	if (s->direction == DIRECTION_EGRESS && !chosen) {
-		struct service *service = service_find(p->daddr, p->dport, p->protocol);
+		struct service *service = service_find(p->daddr, p->dport, p->protocol, serves_node_ports(d->destination));
 
 		if (service) {
 			int backends = service_judge(service, s->identity, p->protocol, d->half, PLANE_AUDITED) & BACKENDS_ANSWER;

@@ -54,7 +54,7 @@ static __always_inline int pod_speaks_tunnel(struct __sk_buff *skb, const struct
 	struct service *service = NULL;
 
 	if (p->protocol == IPPROTO_UDP && p->fragment != FRAGMENT_LATER)
-		service = service_find(p->daddr, p->dport, p->protocol);
+		service = service_find(p->daddr, p->dport, p->protocol, serves_node_ports(d->destination));
 	if (service && service->flags & SERVICE_TUNNEL)
 		return 1;
 	if (!is_tunnel_port(p) || address_is_pod(d->destination))

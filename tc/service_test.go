@@ -101,6 +101,28 @@ func TestServiceIsNoWayIntoTheTunnel(t *testing.T) {
 	})
 }
 
+// A NodePort is what is behind it under the underlay addresses of all nodes and every address of this one, and nothing else.
+func TestNodePortsAreServices(t *testing.T) {
+	model := lt.Model()
+	model.Services = append(model.Services, policy.Service{Namespace: "test", Name: "db-nodes", NodePorts: true, Ports: []policy.ServicePort{{
+		Protocol: policy.TCP, Port: 80, NodePort: 30080, Backends: []netip.AddrPort{at(lt.DB, 5432)}}}},
+		policy.Service{Namespace: "test", Name: "client-nodes", NodePorts: true, Ports: []policy.ServicePort{{
+			Protocol: policy.TCP, Port: 80, NodePort: 30081, Backends: []netip.AddrPort{at(lt.Client, 80)}}}})
+	c := lt.New(t, bpf.DefaultKnobs(), model)
+	served, refused := egress(pass(bpf.ReasonService)), egress(drop(bpf.ReasonDeniedService))
+	nowhere := egress(drop(bpf.ReasonDeniedDefault))
+	walk(t, c, []step{
+		{"another node's", tx, lt.Locked, syn(lt.Locked, lt.Node2, 30080), served},
+		{"its own node's", tx, lt.Locked, syn(lt.Locked, lt.Node1, 30080), served},
+		{"its own node's bridge's", tx, lt.Locked, syn(lt.Locked, lt.Bridge1, 30080), served},
+		{"another node's, of a backend that no rule admits", tx, lt.Locked, syn(lt.Locked, lt.Node2, 30081), refused},
+		{"another node's VTEP's is none", tx, lt.Locked, syn(lt.Locked, lt.VTEP2, 30080), nowhere},
+		{"another port is none", tx, lt.Locked, syn(lt.Locked, lt.Node2, 30082), nowhere},
+		{"the world's is none", tx, lt.Locked, syn(lt.Locked, lt.World, 30080), nowhere},
+		{"no address at all is none", tx, lt.Locked, syn(lt.Locked, netip.IPv4Unspecified(), 30080), nowhere},
+	})
+}
+
 // What leaves the node and is no pod's, or nothing that can be judged, is none of weir's business there.
 func TestOverlayLeavesTheRestAlone(t *testing.T) {
 	c := lt.New(t, bpf.DefaultKnobs(), nil)

@@ -101,6 +101,21 @@ func (b *brain) tables(node string) (*nodeTables, error) {
 	return t, nil
 }
 
+// serviceAt is what is behind an address and port; nil if that is no Service's.
+func (t *nodeTables) serviceAt(addr netip.Addr, protocol uint8, port uint16) *policy.ServiceEntry {
+	if s := t.services[serviceKey{addr, protocol, port}]; s != nil {
+		return s
+	}
+	any := netip.IPv6Unspecified()
+	if addr.Is4() {
+		any = netip.IPv4Unspecified()
+	}
+	if a := t.compiled.Address(addr); a.ServesNodePorts() {
+		return t.services[serviceKey{any, protocol, port}]
+	}
+	return nil
+}
+
 // identity of an address: that of the longest prefix that contains it.
 func (t *nodeTables) identity(addr netip.Addr) uint32 { return t.compiled.Address(addr).Identity }
 
@@ -171,7 +186,7 @@ type planeView struct {
 func (v planeView) side(q *question, subject, peer oracle.Party, direction policy.Direction) *sideAnswer {
 	own := v.identity(subject.Addr)
 	if direction == policy.Egress && v.policed {
-		if service := v.services[serviceKey{peer.Addr, q.protocol, q.port}]; service != nil {
+		if service := v.serviceAt(peer.Addr, q.protocol, q.port); service != nil {
 			return v.service(own, service)
 		}
 	}

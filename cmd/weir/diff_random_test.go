@@ -178,7 +178,7 @@ func (r *diffRun) plain(q *question) bool {
 	}
 	for _, s := range []*manifestSet{r.old, r.now} {
 		t, err := s.brain.tables(q.srcNode)
-		if err != nil || t.services[serviceKey{q.dst.Addr, q.protocol, q.port}] != nil {
+		if err != nil || t.serviceAt(q.dst.Addr, q.protocol, q.port) != nil {
 			return false
 		}
 	}

@@ -222,7 +222,7 @@ func (r *explainRun) backends(ctx context.Context, e *explanation, q *question) 
 	if err != nil {
 		return "", err
 	}
-	if t.services[serviceKey{q.dst.Addr, q.protocol, q.port}] == nil {
+	if t.serviceAt(q.dst.Addr, q.protocol, q.port) == nil {
 		return "", nil
 	}
 	called := ""
