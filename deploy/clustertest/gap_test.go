@@ -92,11 +92,11 @@ func TestGapAtPodStart(t *testing.T) {
 	}
 }
 
-// linesWith are the lines that have one of the words.
+// linesWith are the lines that have one of the words and are not of a packet.
 func linesWith(text string, words ...string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {
-		if slices.ContainsFunc(words, func(w string) bool { return strings.Contains(line, w) }) {
+		if !strings.Contains(line, "hook=pod_") && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(line, w) }) {
 			out.WriteString(line)
 		}
 	}
