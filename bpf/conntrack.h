@@ -66,9 +66,9 @@ static __always_inline int flow_filter_has(__u64 hash)
 {
 	__u32 half = ARRAY_OF(state)->flow_filter & 1;
 
-	if (!(ARRAY_OF(flow_summary)[flow_summary_word(hash) + half * FLOW_SUMMARY_WORDS] >> flow_summary_bit(hash) & 1))
+	if (!bit_is_set(ARRAY_OF(flow_summary)[flow_summary_word(hash) + half * FLOW_SUMMARY_WORDS], flow_summary_bit(hash)))
 		return 0;
-	return ARRAY_OF(flow_filter)[flow_filter_word(hash) + half * FLOW_FILTER_WORDS] >> flow_filter_bit(hash) & 1;
+	return bit_is_set(ARRAY_OF(flow_filter)[flow_filter_word(hash) + half * FLOW_FILTER_WORDS], flow_filter_bit(hash));
 }
 
 static __always_inline int flow_filter_hit(const struct flow_key *key)
@@ -89,11 +89,11 @@ static __always_inline void flow_half_set(__u64 hash, __u32 half)
 {
 	volatile __u64 *word = ARRAY_OF(flow_filter) + flow_filter_word(hash) + half * FLOW_FILTER_WORDS;
 	volatile __u64 *summary = ARRAY_OF(flow_summary) + flow_summary_word(hash) + half * FLOW_SUMMARY_WORDS;
-	__u64 bit = 1ULL << flow_filter_bit(hash);
+	__u64 bit = 1ULL << (flow_filter_bit(hash) & 63);
 
 	if (*word & bit)
 		return;
-	__sync_fetch_and_or(summary, 1ULL << flow_summary_bit(hash));
+	__sync_fetch_and_or(summary, 1ULL << (flow_summary_bit(hash) & 63));
 	__sync_fetch_and_or(word, bit);
 }
 

@@ -22,17 +22,17 @@
  * false hit costs one lookup. The order of addresses and ports is that of the packet which the flow's mirror is, so that the
  * NIC's program takes both from the frame as they stand.
  */
-static __always_inline __u64 flow_hash_of(__u64 addrs, __u32 ports, __u8 protocol)
+static __always_inline __u64 flow_hash_of(__u64 addrs, __u32 ports)
 {
-	return addrs * 0x9E3779B97F4A7C15ULL ^ ((__u64)protocol << 32 | ports) * 0xC2B2AE3D27D4EB4FULL;
+	return addrs * 0x9E3779B97F4A7C15ULL ^ ports * 0xC2B2AE3D27D4EB4FULL;
 }
 
 static __always_inline __u64 flow_hash(const struct flow_key *key)
 {
-	return flow_hash_of((__u64)key->daddr << 32 | key->saddr, (__u32)key->dport << 16 | key->sport, key->protocol);
+	return flow_hash_of((__u64)key->daddr << 32 | key->saddr, (__u32)key->dport << 16 | key->sport);
 }
 
-/* Which bit of a half is the hash's: the upper bits say which word, the next six which of its bits. */
+/* Which bit of a half is the hash's: the upper bits say which word, the next six, the lower ones here, which of its bits. */
 static __always_inline __u64 flow_filter_word(__u64 hash)
 {
 	return hash >> (64 - FLOW_FILTER_BITS);
@@ -40,10 +40,10 @@ static __always_inline __u64 flow_filter_word(__u64 hash)
 
 static __always_inline __u64 flow_filter_bit(__u64 hash)
 {
-	return hash >> (58 - FLOW_FILTER_BITS) & 63;
+	return hash >> (58 - FLOW_FILTER_BITS);
 }
 
-/* Which bit of a half's summary is that word's. */
+/* Which bit of a half's summary is that word's, likewise. */
 static __always_inline __u64 flow_summary_word(__u64 hash)
 {
 	return hash >> (70 - FLOW_FILTER_BITS);
@@ -51,5 +51,12 @@ static __always_inline __u64 flow_summary_word(__u64 hash)
 
 static __always_inline __u64 flow_summary_bit(__u64 hash)
 {
-	return hash >> (64 - FLOW_FILTER_BITS) & 63;
+	return hash >> (64 - FLOW_FILTER_BITS);
+}
+
+/* Is the bit set? A shift takes six bits of its count (RFC 9669 section 4.1), which C does not know. */
+static __always_inline int bit_is_set(__u64 word, __u64 bit)
+{
+	asm volatile("%0 >>= %1" : "+r"(word) : "r"(bit));
+	return word & 1;
 }

@@ -51,5 +51,5 @@ func (f filterHalf) has(hash uint64) bool {
 // flowHash is flow_hash of bpf/flow.h; a test runs the programs against it.
 func flowHash(k *bpf.FlowKey) uint64 {
 	return (uint64(k.Daddr)<<32|uint64(k.Saddr))*0x9E3779B97F4A7C15 ^
-		(uint64(k.Protocol)<<32|uint64(k.Dport)<<16|uint64(k.Sport))*0xC2B2AE3D27D4EB4F
+		(uint64(k.Dport)<<16|uint64(k.Sport))*0xC2B2AE3D27D4EB4F
 }

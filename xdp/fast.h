@@ -31,10 +31,6 @@ struct fast_frame {
 #define FAST_IP(length) (0x45 | (__u64)bpf_htons(length) << 16)
 #define FAST_ECN 0x300ULL
 
-/* A UDP header: source port, destination port, length, checksum. */
-#define FAST_UDP_MASK 0x0000ffffffff0000ULL
-#define FAST_UDP(length) ((__u64)vxlan_port_wire << 16 | (__u64)bpf_htons(length) << 32)
-
 /* Kinds whose slot is the node that owns the address. */
 #define OWNED_KINDS (1 << ADDRESS_REMOTE_POD | 1 << ADDRESS_NODE | 1 << ADDRESS_REMOTE_CIDR)
 
@@ -85,10 +81,10 @@ static __always_inline int fast_tunnel(struct fast *f, void *at, void *end, __u3
 		return 0;
 	/*
 	 * Eight bytes at a time, what does not matter masked out: version, header length, total length and fragment bits of
-	 * each IP header, destination port and length of UDP. Lengths must be the frame's: no padding, no trailer.
+	 * each IP header. Lengths must be the frame's: no padding, no trailer.
 	 */
 	if ((FAST_FIELD(frame, __u64, outer_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(outer_ip)) ||
-	    (FAST_FIELD(frame, __u64, outer_udp) & FAST_UDP_MASK) != FAST_UDP(length - FAST_AT(outer_udp)) ||
+	    FAST_FIELD(frame, __be16, outer_udp.len) != bpf_htons(length - FAST_AT(outer_udp)) ||
 	    FAST_FIELD(frame, __u64, vxlan) != vxlan_header ||
 	    (FAST_FIELD(frame, __u64, inner_ip) & FAST_IP_MASK) != FAST_IP(length - FAST_AT(inner_ip)))
 		return 0;
@@ -128,17 +124,20 @@ static __always_inline void fast_write(const struct fast *f, struct packet *p)
 	p->error = 0;
 }
 
-/* Can the flow tables not help a denied packet, nor the pod's sockets? Answers no if in doubt. */
+/*
+ * Can the flow tables not help a denied packet, nor the pod's sockets? Answers no if in doubt. Nor is it a pod that reaches
+ * itself: source and destination are of different kinds.
+ */
 static __always_inline int fast_hopeless(const struct fast *f)
 {
-	__u64 addrs = FAST_FIELD(f->frame, __u64, inner_ip.saddr); /* and daddr */
-	__u8 protocol = FAST_FIELD(f->frame, __u8, inner_ip.protocol);
+	__u64 addrs;
+	__u32 ports;
 
-	if ((__u32)addrs == addrs >> 32)
-		return 0;
 	if (fast_opens(f))
 		return 1;
-	if (flow_filter_has(flow_hash_of(bpf_be64_to_cpu(addrs), bpf_ntohl(FAST_FIELD(f->frame, __u32, inner_tcp.source)), protocol)))
+	addrs = bpf_be64_to_cpu(FAST_FIELD(f->frame, __u64, inner_ip.saddr)); /* and daddr */
+	ports = bpf_ntohl(FAST_FIELD(f->frame, __u32, inner_tcp.source));
+	if (flow_filter_has(flow_hash_of(addrs, ports)))
 		return 0;
 	return !isolation_has_begun(address_slot(f->destination), DIRECTION_INGRESS);
 }
@@ -146,12 +145,14 @@ static __always_inline int fast_hopeless(const struct fast *f)
 static __always_inline __u32 fast_judge(const struct fast *f, const struct image_header *image)
 {
 	struct row row = image_row(image, address_identity(f->destination), DIRECTION_INGRESS);
-	__u16 peer, cell, dport = bpf_ntohs(FAST_FIELD(f->frame, __u16, inner_tcp.dest));
+	__u16 peer, dport = bpf_ntohs(FAST_FIELD(f->frame, __u16, inner_tcp.dest));
+	__u32 cell;
 
 	if (!row_policed(row))
 		return FAST_ADMITTED;
 	peer = image_peer_class(image, address_identity(f->source));
 	cell = image_cell(image, row, peer, image_port_class(image, FAST_FIELD(f->frame, __u8, inner_ip.protocol), dport));
+	asm volatile("" : "+r"(cell)); /* or clang extends it, for a test of its sign */
 	if (cell & CELL_ALLOW)
 		return FAST_ADMITTED;
 	cell &= CELL_RULE;

@@ -40,7 +40,7 @@ func BenchmarkScale(b *testing.B) {
 		s.sync()
 		s.churn("known identities", 30*time.Second, 50, false)
 		s.churn("with its Services' endpoints", 20*time.Second, 50, true)
-		s.fresh(40, 2)
+		s.fresh(400, 10)
 		s.memory("at the end")
 	}
 }
