@@ -99,7 +99,7 @@ struct node {
 	__u8 pad[2];
 	/* Its underlay addresses, host order; 0: none. A shortcut: what does not match here is looked up in addr4. */
 	__u32 underlay4[NODE_UNDERLAY];
-};
+} __attribute__((aligned(8))); /* MACs are read eight bytes at a time */
 _Static_assert(sizeof(struct node) == 32, "node is ABI");
 
 /*
@@ -150,7 +150,7 @@ struct shared_state {
 	__u8 pad;
 	__u32 image; /* which half of policy is live, 0 or 1; a program reads it once per packet */
 	__u32 pad2;
-};
+} __attribute__((aligned(8))); /* as is struct node */
 _Static_assert(sizeof(struct shared_state) == 40, "shared_state is ABI");
 
 /* A flow, in the direction in which it was admitted. ICMP echo: sport is the id, dport the type of the request (8). */
